@@ -1,0 +1,11 @@
+"""Benchmarks: one question a file, answered by `python -m benchmarks NAME`.
+
+A benchmark is a module of this package with four functions; `__main__` finds it and does the rest:
+
+  add_arguments(parser)     its own options; `__main__` adds those that all have
+  measure(options)          what was found, as JSON can hold it: {"settings", "notes", "cases", …}
+  table(result)             the same as Markdown
+  plot(result, path)        the same as a PNG
+
+and `SMOKE`, the options of a run that takes seconds. The first line of its docstring is the question.
+"""

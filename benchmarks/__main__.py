@@ -1,0 +1,202 @@
+"""The command line: `list`, or the name of a benchmark."""
+
+import argparse
+import importlib
+import json
+import os
+import pkgutil
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import jax
+
+import benchmarks
+from benchmarks import measuring
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code."""
+    try:
+        options = _parse(arguments)
+        if options.command == "list":
+            return _list()
+        return _run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted, nothing was written", file=sys.stderr)
+        return 130
+    except measuring.WrongArgument as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (measuring.UnequalResults, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse, with one line for an error in place of the usage and a line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m benchmarks",
+        description="Measures jaxseq: one question a benchmark.",
+        epilog="python -m benchmarks NAME --help says what a benchmark can be asked.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="name the benchmarks and their questions")
+    parsers = {}
+    for name, module in _benchmarks().items():
+        parsers[name] = commands.add_parser(
+            name,
+            help=_question(module),
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_common_arguments(parsers[name], name)
+        module.add_arguments(parsers[name])
+        parsers[name].set_defaults(benchmark=module)
+
+    options = parser.parse_args(arguments)
+    if getattr(options, "smoke", False):  # small defaults; what was given by name still holds
+        parsers[options.command].set_defaults(**options.benchmark.SMOKE)
+        options = parser.parse_args(arguments)
+    return options
+
+
+def _add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help=f"where the result goes (default: benchmarks/results/{name}.json; with --smoke nowhere)",
+    )
+    parser.add_argument(
+        "--plot",
+        type=_png,
+        metavar="FILE.png",
+        help=f"where the plot goes (default: benchmarks/results/{name}.png; with --smoke nowhere)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=measuring.positive,
+        default=15,
+        metavar="N",
+        help="samples of each case (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--devices",
+        type=measuring.positive,
+        default=1,
+        metavar="N",
+        help="devices that share the batch; on a CPU, as many virtual ones are made (default: %(default)s)",
+    )
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all?")
+
+
+def _list() -> int:
+    found = _benchmarks()
+    width = max(map(len, found))
+    for name, module in found.items():
+        print(f"{name:{width}}  {_question(module)}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    outputs = {"json": options.json, "plot": options.plot}
+    if not options.smoke:
+        outputs["json"] = outputs["json"] or RESULTS / f"{options.command}.json"
+        outputs["plot"] = outputs["plot"] or RESULTS / f"{options.command}.png"
+    for name, path in outputs.items():
+        if path is not None:
+            _check_can_be_written(name, path)
+
+    _make_devices(options.devices)
+    result = {
+        "benchmark": options.command,
+        "question": _question(options.benchmark),
+        "environment": measuring.environment(options.devices),
+        **options.benchmark.measure(options),
+    }
+    print(_title(result), options.benchmark.table(result), sep="\n\n", flush=True)
+    if outputs["json"] is not None:
+        _write_whole(outputs["json"], (json.dumps(result, indent=1) + "\n").encode())
+    if outputs["plot"] is not None:
+        options.benchmark.plot(result, outputs["plot"])
+    for path in filter(None, outputs.values()):
+        measuring.progress(f"wrote {path}")
+    return 0
+
+
+def _benchmarks() -> dict[str, ModuleType]:
+    """Every module beside this one that can be measured, by name."""
+    names = sorted(found.name for found in pkgutil.iter_modules(benchmarks.__path__))
+    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names if name != "__main__"}
+    return {name: module for name, module in modules.items() if hasattr(module, "measure")}
+
+
+def _question(module: ModuleType) -> str:
+    return (module.__doc__ or "").partition("\n")[0]
+
+
+def _make_devices(number: int) -> None:
+    """As many CPU devices as asked for, settable only before JAX's first array; no compilation cache."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        jax.config.update("jax_num_cpu_devices", number)
+    except RuntimeError:
+        pass  # called from a program that has used JAX already: its devices are taken as they are
+
+
+def _title(result: dict[str, Any]) -> str:
+    about = result["environment"]
+    return (
+        f"{result['question']}\n\n"
+        f"{about['devices']} x {about['device']} ({about['platform']}), {about['processor']}, {about['cores']} cores, "
+        f"jax {about['jax']}, jaxlib {about['jaxlib']}, numpy {about['numpy']}, Python {about['python']}, "
+        f"{about['date']}"
+    )
+
+
+def _png(text: str) -> Path:
+    path = Path(text)
+    if path.suffix != ".png":
+        raise argparse.ArgumentTypeError(f"must end in .png, got {text!r}")
+    return path
+
+
+def _check_can_be_written(name: str, path: Path) -> None:
+    """Raises WrongArgument now, in place of an error after hours of measuring."""
+    reason = "it is a directory" if path.is_dir() else ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise measuring.WrongArgument(f"argument --{name}: must be a file that can be written, got {path} ({reason})")
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    if code == 130:
+        os._exit(code)  # a compiler may still run in its thread, and would be waited for
+    sys.exit(code)

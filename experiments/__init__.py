@@ -1,0 +1,1 @@
+"""Experiments that reproduce the documents' models. `python -m experiments list` names them."""

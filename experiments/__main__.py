@@ -1,0 +1,128 @@
+"""The command line: list, run, report."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _use_every_core()
+    # Only now: families and plots import half the field, and `--help` should not wait for them.
+    from experiments.experiment import UserError
+    from jaxseq.datasets.files import DataNotFound
+    from jaxseq.training import TrainingDiverged
+
+    try:
+        return options.command(options)
+    except KeyboardInterrupt as error:
+        print(f"\n{error or 'interrupted'}", file=sys.stderr)
+        return getattr(error, "exit_code", 130)
+    except (UserError, DataNotFound, TrainingDiverged, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        return 1
+
+
+def _use_every_core() -> None:
+    """One CPU device a core, to shard batches over; settable only before JAX's first array."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError:
+        pass  # called from a program that has used JAX already: its devices are taken as they are
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments", description="Reproduces the documents' recurrent models."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="name the experiments")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    listing.set_defaults(command=_list)
+
+    run = commands.add_parser("run", help="train, evaluate, and write DIR/NAME/")
+    run.add_argument("name", metavar="NAME", help="an experiment, a pattern such as 'jena_*', or all")
+    run.add_argument(
+        "--data",
+        choices=("auto", "real", "synthetic"),
+        default="auto",
+        help="auto (the default): real where it is found or can be downloaded, else synthetic, with a notice",
+    )
+    run.add_argument("--seeds", type=_positive, default=3, metavar="N", help="how many seeds (default: 3)")
+    run.add_argument("--epochs", type=_positive, metavar="N", help="in place of the documented number")
+    run.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    run.add_argument("--resume", action="store_true", help="go on with an unfinished run")
+    run.add_argument("--again", action="store_true", help="run a finished or unfinished one anew")
+    run.add_argument("--smoke", action="store_true", help="one short epoch on synthetic data, in seconds")
+    run.set_defaults(command=_run)
+
+    report = commands.add_parser("report", help="one table over all results, as Markdown")
+    report.add_argument("directory", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    report.set_defaults(command=_report)
+    return parser
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return value
+
+
+def _list(options: argparse.Namespace) -> int:
+    from experiments.catalogue import EXPERIMENTS
+
+    if options.json:
+        fields = ("name", "document", "title", "documented")
+        rows = [{field: getattr(one, field) for field in fields} for one in EXPERIMENTS.values()]
+        for row, one in zip(rows, EXPERIMENTS.values(), strict=True):
+            row["parameters"] = one.variants[0].parameters if one.variants else 0
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return 0
+    width = max(len(name) for name in EXPERIMENTS)
+    for one in EXPERIMENTS.values():
+        print(f"{one.name:{width}}  {one.title}; documented: {one.documented}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from experiments import catalogue, experiment
+    from experiments.report import markdown
+
+    settings = {name: getattr(options, name) for name in experiment.Request._fields}
+    request = experiment.Request(**settings)
+    for one in catalogue.find(options.name):
+        result = experiment.finished(one, request)
+        if result is not None:
+            print(f"{one.name} is finished in {request.out / one.name}; --again runs it anew", file=sys.stderr)
+        else:
+            print(f"{one.name}: {one.title}", file=sys.stderr, flush=True)
+            result = experiment.run(one, request)
+            print(f"wrote {request.out / one.name}/result.json in {result['seconds']:.0f} s", file=sys.stderr)
+        print(markdown([result]), flush=True)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from experiments.report import markdown, read_results
+
+    print(markdown(read_results(options.directory)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,354 @@
+"""What an experiment is, and how one is run: data, training, figures, files."""
+
+import dataclasses
+import functools
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import jaxseq
+from experiments import plots
+from jaxseq.datasets.files import DataNotFound
+
+SMOKE_EXAMPLES = 96  # of each part, in a smoke run
+
+
+class Request(NamedTuple):
+    """What the command line asks of a run."""
+
+    data: str = "auto"  # auto, real or synthetic
+    seeds: int = 3
+    epochs: int | None = None  # None: as documented
+    out: Path = Path("runs")
+    resume: bool = False
+    again: bool = False
+    smoke: bool = False
+
+
+class Data(NamedTuple):
+    """The parts of a data set, ready to train on."""
+
+    train: jaxseq.Examples
+    validation: jaxseq.Examples
+    test: jaxseq.Examples | None
+    source: dict[str, Any]  # kind, name, files with checksums
+    notes: tuple[str, ...] = ()  # how the data differ from the document's, what was left out
+    units: tuple[str, float] | None = None  # (unit, what one unit of the loss is in it)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One model on one data set: the documented one, or a control beside it.
+
+    Attributes:
+      load: (synthetic, smoke) -> Data.
+      model: the Linen module.
+      loss, metrics: as in `jaxseq.Task`.
+      optimizer: an Optax transformation.
+      epochs, batch_size: as documented.
+      parameters: the documented number of trainable parameters; None: the document gives none.
+      monitor, maximize, patience: as in `jaxseq.fit`.
+      label: what tells a control from the documented variant, whose label is empty.
+      smoke: whether a smoke run trains it too.
+    """
+
+    load: Callable[[bool, bool], Data]
+    model: Any
+    loss: Callable[..., Any]
+    metrics: dict[str, Callable[..., Any]]
+    optimizer: optax.GradientTransformation
+    epochs: int
+    batch_size: int
+    parameters: int | None = None
+    monitor: str = "loss"
+    maximize: bool = False
+    patience: int | None = None
+    label: str = ""
+    smoke: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One row of the documents' table.
+
+    Attributes:
+      name: as on the command line.
+      document: the file that it reproduces.
+      title: one line for `list`.
+      documented: what the document reports, in words.
+      figure: the quantity to put beside it, e.g. "best val_accuracy", and the document's value; None where it has none.
+      variants: the documented one first, then controls.
+      measure: in place of training: data -> figures; it goes with `data`.
+      data: what `measure` measures, as a variant's `load`.
+      plot: draws one more picture: (result, directory) -> None.
+    """
+
+    name: str
+    document: str
+    title: str
+    documented: str
+    figure: tuple[str, float] | None = None
+    variants: tuple[Variant, ...] = ()
+    measure: Callable[[Data], dict[str, Any]] | None = None
+    data: Callable[[bool, bool], Data] | None = None
+    plot: Callable[[dict[str, Any], Path], None] | None = None
+
+    def load(self, synthetic: bool, smoke: bool) -> Data:
+        """The data of the documented variant; loaders keep what they read."""
+        return (self.data or self.variants[0].load)(synthetic, smoke)
+
+
+class UserError(ValueError):
+    """Something the user can put right: printed in one line, exit code 2."""
+
+
+def run(experiment: Experiment, request: Request) -> dict[str, Any]:
+    """Runs an experiment and writes `result.json`, `curves.png` and the checkpoints into DIR/NAME/.
+
+    Args:
+      experiment: which.
+      request: how.
+    Returns:
+      The result, as written.
+    Raises:
+      UserError: the directory cannot be written, or holds a run that neither `resume` nor `again` asks about.
+      DataNotFound: real data was asked for and is not to be had.
+    """
+    directory = request.out / experiment.name
+    prepare_directory(directory, request)
+    synthetic = request.smoke or request.data == "synthetic"
+    started = time.monotonic()
+    if not synthetic:
+        try:
+            experiment.load(False, False)
+        except DataNotFound as error:
+            if request.data == "real":
+                raise
+            synthetic = True
+            print(
+                f"NOTICE: {experiment.name} runs on SYNTHETIC data, its figures say nothing about the documents': "
+                f"{error}",
+                file=sys.stderr,
+                flush=True,
+            )
+    result: dict[str, Any] = {
+        "name": experiment.name,
+        "title": experiment.title,
+        "document": experiment.document,
+        "documented": experiment.documented,
+        "figure": experiment.figure and {"quantity": experiment.figure[0], "value": experiment.figure[1]},
+        "smoke": request.smoke,
+    }
+    if experiment.measure is not None:
+        data = experiment.load(synthetic, request.smoke)
+        result |= {"data": data.source, "notes": list(data.notes), "parameters": {"total": 0, "documented": 0}}
+        result |= {"seeds": [], "epochs": 0, "history": [], "figures": experiment.measure(data), "variants": []}
+    else:
+        variants = [variant for variant in experiment.variants if variant.smoke or not request.smoke]
+        results = [_train(experiment, variant, request, directory, synthetic) for variant in variants]
+        result |= results[0]
+        result["variants"] = results[1:]
+    result |= machine()
+    result["seconds"] = time.monotonic() - started
+    result["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    if result["history"]:
+        plots.curves(result, directory / "curves.png")
+    if experiment.plot is not None:
+        experiment.plot(result, directory)
+    write_json(directory / "result.json", result)
+    return result
+
+
+def _train(
+    experiment: Experiment, variant: Variant, request: Request, directory: Path, synthetic: bool
+) -> dict[str, Any]:
+    data = variant.load(synthetic, request.smoke)
+    task = jaxseq.Task(variant.model, variant.loss, variant.metrics)
+    epochs = request.epochs or (1 if request.smoke else variant.epochs)
+    seeds = 1 if request.smoke else request.seeds
+    label = f"{experiment.name} ({variant.label})" if variant.label else experiment.name
+    checkpoints = directory / "checkpoints" / (slug(variant.label) or "documented")
+    result = jaxseq.fit(
+        task,
+        data.train,
+        data.validation,
+        optimizer=variant.optimizer,
+        epochs=epochs,
+        batch_size=variant.batch_size,
+        seeds=seeds,
+        monitor=variant.monitor,
+        maximize=variant.maximize,
+        patience=variant.patience,
+        directory=checkpoints,
+        resume=request.resume,
+        label=label,
+    )
+    figures = {
+        "final": _figures([{name: values[-1] for name, values in run.items()} for run in result.history]),
+        "best": _figures(
+            [
+                {name: values[best - 1] for name, values in run.items()}
+                for run, best in zip(result.history, result.best_epoch, strict=True)
+            ]
+        ),
+    }
+    figures["best"]["epoch"] = summarize([float(epoch) for epoch in result.best_epoch])
+    if data.test is not None:
+        scores = jaxseq.evaluate(task, result.best_params, data.test, batch_size=variant.batch_size)
+        figures["test"] = {name: summarize(values.tolist()) for name, values in scores.items()}
+    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(result.best_params))
+    return {
+        "label": variant.label,
+        "data": data.source,
+        "notes": list(data.notes),
+        "units": data.units and {"unit": data.units[0], "one": data.units[1]},
+        "parameters": {"total": int(parameters), "documented": variant.parameters},
+        "gates": "sigmoid",
+        "seeds": list(range(seeds)),
+        "epochs": epochs,
+        "batch_size": variant.batch_size,
+        "steps_per_epoch": result.steps_per_epoch,
+        "monitor": variant.monitor,
+        "maximize": variant.maximize,
+        "training_seconds": result.seconds,
+        "history": result.history,
+        "figures": figures,
+    }
+
+
+def _figures(of_seeds: list[dict[str, float]]) -> dict[str, Any]:
+    return {name: summarize([figures[name] for figures in of_seeds]) for name in of_seeds[0]}
+
+
+def summarize(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds (n − 1; None of a single seed), and the values themselves."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "deviation": deviation, "seeds": list(values)}
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on: device, cores, versions."""
+    device = jax.devices()[0]
+    names = ("jaxseq", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "devices": len(jax.devices()),
+            "processor": _processor(),
+            "cores": cores,
+        },
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in names},
+    }
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor()
+
+
+def prepare_directory(directory: Path, request: Request) -> None:
+    """Makes DIR/NAME/ and checks that it can be written and holds no run that would be lost.
+
+    Raises:
+      UserError: neither is so.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--out must be a directory that can be written, got {request.out}: {error.strerror}") from None
+    checkpoints = directory / "checkpoints"
+    if request.again and checkpoints.exists():
+        checkpoints.rename(directory / f".replaced-{os.getpid()}")
+    for old in directory.glob(".replaced-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    if checkpoints.exists() and not request.resume:
+        raise UserError(
+            f"--out must not hold an unfinished run of {directory.name}, got {directory}: "
+            "--resume goes on with it, --again starts over"
+        )
+
+
+def finished(experiment: Experiment, request: Request) -> dict[str, Any] | None:
+    """The result that a run with this request would only repeat, or None.
+
+    Raises:
+      UserError: there is a result of another kind, which a run would replace without being asked to.
+    """
+    path = request.out / experiment.name / "result.json"
+    if request.again or not path.exists():
+        return None
+    result = read_result(path)
+    kind = (result["smoke"], result["data"]["kind"], len(result["seeds"]), result["epochs"])
+    epochs = request.epochs or (experiment.variants[0].epochs if experiment.variants else 0)
+    same = not result["smoke"] and kind[1] in ("real", "synthetic") and kind[3] == epochs
+    same = same and (not experiment.variants or kind[2] == request.seeds)
+    same = same and (request.data == "auto" or request.data == kind[1])
+    if request.smoke != kind[0] or not (request.smoke or same):
+        raise UserError(
+            f"--out must not hold another result of {experiment.name}, got {path} with {kind[2]} seeds, "
+            f"{kind[3]} epochs, {kind[1]} data{', smoke' * kind[0]}; --again replaces it"
+        )
+    return result
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Reads a result that `run` wrote.
+
+    Raises:
+      UserError: it is none.
+    """
+    asked = ("name", "documented", "smoke", "data", "notes", "parameters", "seeds", "epochs", "figures")
+    try:
+        result = json.loads(path.read_text())
+        missing = [name for name in asked if name not in result]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} must be a result written by `run`, got {error}; `run --again` replaces it") from None
+    if missing:
+        raise UserError(
+            f"{path} must be a result written by `run`, got one without {missing[0]}; `run --again` replaces it"
+        )
+    return result
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON under a temporary name and renames it: the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def slug(label: str) -> str:
+    """A label as a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+
+
+def some(data: jaxseq.Examples, smoke: bool) -> jaxseq.Examples:
+    """All examples, or in a smoke run the first few."""
+    if not smoke:
+        return data
+    draws = None if data.draws is None else SMOKE_EXAMPLES
+    return data._replace(rows=data.rows[:SMOKE_EXAMPLES], draws=draws)

@@ -1,0 +1,58 @@
+"""A learned initial state, for any cell."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class LearnedStateParams(NamedTuple):
+    """Parameters of `LearnedState`: the wrapped cell's, and the state that a sequence starts from."""
+
+    cell: Any
+    initial_state: Any  # the wrapped cell's state without batch axes, each leaf [H]
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedState:
+    """Any cell, starting from a learned state in place of zeros.
+
+    >>> cell = jaxseq.LearnedState(jaxseq.GRU(hidden_size=32))
+
+    Args:
+      cell: the cell, of the `jaxseq.Cell` protocol.
+    """
+
+    cell: Any
+
+    @property
+    def hidden_size(self) -> int:
+        """The wrapped cell's H."""
+        return self.cell.hidden_size
+
+    def __getattr__(self, name: str) -> Any:
+        """Optional parts of the protocol (`gates`, `dtype`, `output`) are the wrapped cell's."""
+        if name in ("gates", "dtype"):
+            return getattr(self.cell, name)
+        if name == "output":
+            output = self.cell.output
+            return lambda params, state: output(params.cell, state)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def init(self, key: jax.Array, input_size: int) -> LearnedStateParams:
+        """Draws the cell's parameters; the state starts where the cell's own does."""
+        params = self.cell.init(key, input_size)
+        return LearnedStateParams(params, self.cell.initial_state(params, ()))
+
+    def initial_state(self, params: LearnedStateParams, batch_shape: tuple[int, ...]) -> Any:
+        """The learned state, broadcast to [*batch_shape, ...]."""
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*batch_shape, *leaf.shape)), params.initial_state)
+
+    def project(self, params: LearnedStateParams, inputs: jax.Array, masks: Any) -> Any:
+        """The wrapped cell's projection."""
+        return self.cell.project(params.cell, inputs, masks)
+
+    def step(self, params: LearnedStateParams, state: Any, drive: Any, masks: Any) -> tuple[Any, Any]:
+        """The wrapped cell's step."""
+        return self.cell.step(params.cell, state, drive, masks)

@@ -1,0 +1,161 @@
+"""Reads members of archives as bytes; nothing is ever extracted to disk.
+
+An archive is refused whole if any member looked at has a path that leads outside it, is a link or a device,
+or is larger than the limits: an honest one has none of these.
+"""
+
+import gzip
+import io
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from tarfile import HeaderError
+from typing import BinaryIO, cast
+
+_DAMAGE = (
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    OSError,
+)
+
+
+def check_name(name: str, title: str) -> None:
+    """Raises ValueError unless `name` is a relative path that stays inside its archive."""
+    parts = name.replace("\\", "/").split("/")
+    if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name or not name:
+        raise ValueError(f"{title} must hold paths inside the archive only, got {name!r}")
+
+
+class _Limited(io.RawIOBase):
+    """A stream that raises when more than `limit` bytes were read from it."""
+
+    def __init__(self, stream: io.BufferedIOBase | gzip.GzipFile, limit: int, title: str):
+        self.stream, self.limit, self.title, self.count = stream, limit, title, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        room = self.limit + 1 - self.count
+        data = self.stream.read(room if size is None or size < 0 else min(size, room))
+        self.count += len(data)
+        if self.count > self.limit:
+            raise ValueError(f"{self.title} must unpack to at most {self.limit} bytes")
+        return data
+
+
+class _Member(tarfile.TarInfo):
+    """Raises at a damaged header, which tarfile takes for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_Member":
+        try:
+            return super().fromtarfile(tarfile)
+        except HeaderError as error:
+            if type(error).__name__ in ("InvalidHeaderError", "TruncatedHeaderError"):
+                raise EOFError(str(error)) from error
+            raise
+
+
+def gunzip(contents: bytes, *, title: str, max_bytes: int) -> bytes:
+    """The bytes of a gzip file, or `contents` as they are if they are not one.
+
+    Raises:
+      ValueError: truncated, damaged, or larger than `max_bytes` unpacked.
+    """
+    if contents[:2] != b"\x1f\x8b":
+        if len(contents) > max_bytes:
+            raise ValueError(f"{title} must have at most {max_bytes} bytes, got {len(contents)}")
+        return contents
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(contents)) as stream:
+            return _Limited(stream, max_bytes, title).read()
+    except _DAMAGE as error:
+        raise ValueError(f"{title} must be a whole gzip file, but is damaged: {error}") from error
+
+
+def tar_members(
+    stream: BinaryIO,
+    wanted: Callable[[str], bool],
+    *,
+    title: str = "the archive",
+    max_member_bytes: int = 1 << 26,
+    max_bytes: int = 1 << 30,
+) -> Iterator[tuple[str, bytes]]:
+    """Yields (name, contents) of the wanted files of a `.tar.gz`, in one pass.
+
+    Args:
+      stream: the file.
+      wanted: which names to yield; all names are checked.
+      title: what error messages call the file.
+      max_member_bytes: the largest file yielded.
+      max_bytes: the whole archive, unpacked.
+    Raises:
+      ValueError: damaged, truncated, too large, or a member that is a link, a device or outside the archive.
+    """
+    try:
+        with gzip.GzipFile(fileobj=stream) as unzipped:
+            limited = _Limited(unzipped, max_bytes, title)
+            with tarfile.open(fileobj=cast(BinaryIO, limited), mode="r|", tarinfo=_Member) as archive:
+                for member in archive:
+                    check_name(member.name, title)
+                    if member.isdir():
+                        continue
+                    if not member.isreg():
+                        kind = "a link" if member.issym() or member.islnk() else "a special file"
+                        raise ValueError(f"{title} must hold files and directories only, but {member.name!r} is {kind}")
+                    if not wanted(member.name):
+                        continue
+                    if member.size > max_member_bytes:
+                        rule = f"must have at most {max_member_bytes} bytes, got {member.size}"
+                        raise ValueError(f"{title}: {member.name!r} {rule}")
+                    contents = archive.extractfile(member)
+                    data = contents.read() if contents else b""
+                    if len(data) != member.size:
+                        raise ValueError(f"{title} must be whole, but ends within {member.name!r}")
+                    yield member.name, data
+                    # tarfile would keep every member it ever saw.
+                    vars(archive)["members"] = []
+            while limited.read(1 << 20):  # to the end, where gzip's own checksum is
+                pass
+    except _DAMAGE as error:
+        raise ValueError(f"{title} must be a whole .tar.gz file, but is damaged: {error}") from error
+
+
+def zip_member(stream: BinaryIO, name: str, *, title: str = "the archive", max_bytes: int = 1 << 30) -> bytes:
+    """The contents of one file of a `.zip`.
+
+    Args:
+      stream: the file.
+      name: the member.
+      title: what error messages call the file.
+      max_bytes: its size, unpacked.
+    Raises:
+      ValueError: damaged, encrypted, too large, no such member, a link, or a path outside the archive.
+    """
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            for info in archive.infolist():
+                check_name(info.filename, title)
+                if stat.S_ISLNK(info.external_attr >> 16):
+                    raise ValueError(f"{title} must hold files only, but {info.filename!r} is a link")
+            matches = [info for info in archive.infolist() if info.filename == name]
+            if len(matches) != 1:
+                raise ValueError(f"{title} must hold {name!r} once, got {len(matches)} times")
+            info = matches[0]
+            if info.file_size > max_bytes:
+                raise ValueError(f"{title}: {name!r} must have at most {max_bytes} bytes, declares {info.file_size}")
+            with archive.open(info) as member:
+                contents = member.read(info.file_size + 1)
+            if len(contents) != info.file_size:
+                raise ValueError(f"{title}: {name!r} must have its declared size {info.file_size}")
+            return contents
+    except (*_DAMAGE, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{title} must be a whole .zip file, but is damaged: {error}") from error

@@ -1,0 +1,251 @@
+"""Jena: a weather station's 14 readings, every ten minutes.
+
+`load` takes the eight years 2009-2016 (420,551 rows) where that file is at hand, else two files of the same
+station and columns: 2020 for training, and 2024, whose first half validates and whose second half tests.
+
+Source: Max Planck Institute for Biogeochemistry, Jena; Chollet 2017, "Deep Learning with Python", 6.3.
+"""
+
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxseq.datasets.archives import gunzip, zip_member
+from jaxseq.datasets.files import DataFile, DataNotFound, Found, Source, find
+
+_KERAS = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
+EIGHT_YEARS = DataFile(
+    "jena_climate_2009_2016.csv",
+    alternatives=("jena_climate_2009_2016.csv.zip",),
+    home=_KERAS + "jena_climate_2009_2016.csv.zip",
+)
+YEAR_2020 = DataFile("jena_weather_2020.csv.gz", home="https://www.bgc-jena.mpg.de/wetter")
+SUMMER_2024 = DataFile("mpi_roof.csv", home="https://www.bgc-jena.mpg.de/wetter")
+COLUMNS = (
+    "p (mbar)",
+    "T (degC)",
+    "Tpot (K)",
+    "Tdew (degC)",
+    "rh (%)",
+    "VPmax (mbar)",
+    "VPact (mbar)",
+    "VPdef (mbar)",
+    "sh (g/kg)",
+    "H2OC (mmol/mol)",
+    "rho (g/m**3)",
+    "wv (m/s)",
+    "max. wv (m/s)",
+    "wd (deg)",
+)
+TEMPERATURE = COLUMNS.index("T (degC)")
+_WIND = (COLUMNS.index("wv (m/s)"), COLUMNS.index("max. wv (m/s)"))
+_MISSING = -9999.0
+_MOST_MISSING = 0.01  # share of a column's rows: beyond it, filling in would be inventing
+_STEP = np.timedelta64(10, "m")
+_MAX_BYTES = 1 << 28
+
+
+class Parts(NamedTuple):
+    """Which rows belong to which part. A window *and its target* belong inside one part."""
+
+    train: slice
+    validation: slice
+    test: slice
+
+
+class Irregularities(NamedTuple):
+    """What is not as it should be; rows are never dropped or moved, only the missing readings are filled in.
+
+    Args:
+      missing: readings that were -9999 or NaN, by column; wind speeds became 0, others were interpolated.
+      repeated: rows whose time is that of the row before or earlier, int64.
+      gaps: rows before which more than ten minutes passed, within one file, int64.
+    """
+
+    missing: dict[str, int]
+    repeated: np.ndarray
+    gaps: np.ndarray
+
+
+class JenaSeries(NamedTuple):
+    """The readings, ten minutes apart.
+
+    Args:
+      values: float32 [N, 14], in the units of `columns`.
+      times: datetime64[s] [N], local time of the station.
+      columns: the names of the 14 columns.
+      parts: rows for training, validation, test.
+      starts: rows at which another recording starts, the first being 0.
+      name: "jena_climate_2009_2016", "jena_weather_2020+mpi_roof_2024" or "synthetic".
+      irregularities: missing readings, repeated and missing times.
+      source: the files.
+    """
+
+    values: np.ndarray
+    times: np.ndarray
+    columns: tuple[str, ...]
+    parts: Parts
+    starts: tuple[int, ...]
+    name: str
+    irregularities: Irregularities
+    source: Source
+
+
+def load() -> JenaSeries:
+    """Reads the eight years if they are at hand, else 2020 and 2024.
+
+    The eight years' parts are the documents': rows 0 to 199,999 train, 200,001 to 299,999 validate (769
+    batches of 128 windows), 300,001 to the end test (930 batches).
+
+    Returns:
+      JenaSeries(values, times, columns, parts, starts, name, irregularities, source).
+    Raises:
+      ValueError: a file lacks a column, a row is damaged, or too much of a column is missing.
+      DataNotFound: the files are not here (no checksum was published for any, so none is downloaded).
+    """
+    try:
+        found = find(EIGHT_YEARS)
+    except DataNotFound as error:
+        missing = error
+    else:
+        values, times, irregularities = read_csv(_contents(found), str(found.path))
+        if len(values) <= 300_001:
+            raise ValueError(f"{found.path} must have more than 300,001 rows, got {len(values)}")
+        parts = Parts(slice(0, 200_000), slice(200_001, 300_000), slice(300_001, len(values)))
+        source = Source("real", "jena", (found.record(),))
+        return JenaSeries(values, times, COLUMNS, parts, (0,), "jena_climate_2009_2016", irregularities, source)
+    try:
+        pair = [find(YEAR_2020), find(SUMMER_2024)]
+    except DataNotFound as error:
+        names = f"{YEAR_2020.name} and {SUMMER_2024.name}"
+        raise DataNotFound(f"{missing}; {names} together would do as well, but {error.args[0].split(':')[0]}") from None
+    first, second = (read_csv(_contents(found), str(found.path)) for found in pair)
+    train, total = len(first[0]), len(first[0]) + len(second[0])
+    middle = train + len(second[0]) // 2
+    irregularities = Irregularities(
+        {
+            name: first[2].missing.get(name, 0) + second[2].missing.get(name, 0)
+            for name in COLUMNS
+            if name in first[2].missing or name in second[2].missing
+        },
+        np.concatenate([first[2].repeated, second[2].repeated + train]),
+        np.concatenate([first[2].gaps, second[2].gaps + train]),
+    )
+    return JenaSeries(
+        np.concatenate([first[0], second[0]]),
+        np.concatenate([first[1], second[1]]),
+        COLUMNS,
+        Parts(slice(0, train), slice(train, middle), slice(middle, total)),
+        (0, train),
+        "jena_weather_2020+mpi_roof_2024",
+        irregularities,
+        Source("real", "jena", tuple(found.record() for found in pair)),
+    )
+
+
+def _contents(found: Found) -> bytes:
+    if found.path.suffix == ".zip":
+        with found.open() as stream:
+            return zip_member(stream, EIGHT_YEARS.name, title=str(found.path), max_bytes=_MAX_BYTES)
+    return gunzip(found.read(), title=str(found.path), max_bytes=_MAX_BYTES)
+
+
+def read_csv(contents: bytes, title: str = "the file") -> tuple[np.ndarray, np.ndarray, Irregularities]:
+    """Reads the station's CSV: either date form, LF or CRLF, with or without a byte-order mark.
+
+    Args:
+      contents: the file, ISO-8859-1 or UTF-8; a date first, then at least the 14 columns, in any order.
+      title: what error messages call it.
+    Returns:
+      (values float32 [N, 14], times datetime64[s] [N], Irregularities).
+    Raises:
+      ValueError: a column is missing, a row is damaged, or more than 1 % of a column is missing.
+    """
+    text = contents.removeprefix(b"\xef\xbb\xbf").decode("latin-1").replace("\r\n", "\n").strip("\n")
+    head, _, body = text.partition("\n")
+    names = [name.strip().strip('"') for name in head.split(",")]
+    absent = [name for name in COLUMNS if name not in names]
+    if absent:
+        raise ValueError(f"{title} must have the 14 columns of the Jena data, but lacks {', '.join(absent)}")
+    if not body:
+        raise ValueError(f"{title} must have rows of readings, got none")
+    lines = body.split("\n")
+    widths = {line.count(",") for line in lines}
+    if widths != {len(names) - 1}:
+        row = next(i for i, line in enumerate(lines) if line.count(",") != len(names) - 1)
+        raise ValueError(f"{title} line {row + 2} must have {len(names)} fields, got {lines[row].count(',') + 1}")
+    times = _read_times([line.partition(",")[0] for line in lines], title)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            values = np.loadtxt(
+                io.StringIO(body),
+                delimiter=",",
+                usecols=[names.index(name) for name in COLUMNS],
+                ndmin=2,
+                comments=None,
+            )
+    except (ValueError, Warning) as error:
+        raise ValueError(f"{title} must have a number in every field: {' '.join(str(error).split())}") from error
+    if np.isinf(values).any():
+        raise ValueError(f"{title} must have finite readings, got an infinite one")
+    missing = _fill_missing(values, title)
+    steps = np.diff(times)
+    irregularities = Irregularities(
+        missing,
+        np.flatnonzero(steps <= np.timedelta64(0, "s")) + 1,
+        np.flatnonzero(steps > _STEP) + 1,
+    )
+    return values.astype(np.float32), times, irregularities
+
+
+def _read_times(dates: list[str], title: str) -> np.ndarray:
+    """`01.02.2009 00:10:00` or `2020-02-01 00:10:00` as datetime64[s]."""
+    lengths = set(map(len, dates))
+    if lengths != {19}:
+        row = next(i for i, date in enumerate(dates) if len(date) != 19)
+        raise ValueError(f"{title} line {row + 2} must start with a date and time, got {dates[row]!r:.40}")
+    characters = np.array(dates, "U19").view("U1").reshape(-1, 19)
+    dotted = characters[:, 2] == "."
+    order = np.array([6, 7, 8, 9, 5, 3, 4, 2, 0, 1, *range(10, 19)])
+    characters = np.where(dotted[:, None], characters[:, order], characters)
+    if dotted.any():
+        characters[np.ix_(dotted, [4, 7])] = "-"
+    characters[:, 10] = "T"
+    joined = np.ascontiguousarray(characters).view("U19")[:, 0]
+    try:
+        times = joined.astype("datetime64[s]")
+    except ValueError:
+        times = None
+    if times is None or np.isnat(times).any():
+        for row, date in enumerate(joined):  # find the culprit for the message
+            try:
+                good = not np.isnat(np.datetime64(str(date), "s"))
+            except ValueError:
+                good = False
+            if not good:
+                raise ValueError(f"{title} line {row + 2} must start with a date and time, got {dates[row]!r}")
+    return times  # type: ignore[return-value]
+
+
+def _fill_missing(values: np.ndarray, title: str) -> dict[str, int]:
+    """Fills in readings of -9999 or NaN: wind speeds with 0, the others linearly between their neighbours."""
+    counts = {}
+    absent = np.isnan(values) | (values == _MISSING)
+    for column in np.flatnonzero(absent.any(0)).tolist():
+        rows = absent[:, column]
+        count = int(rows.sum())
+        if column in _WIND:
+            values[rows, column] = 0.0
+        elif count > _MOST_MISSING * len(values):
+            raise ValueError(
+                f"{title} must have at most {_MOST_MISSING:.0%} of {COLUMNS[column]} missing,"
+                f" got {count} of {len(values)} rows"
+            )
+        else:
+            present = np.flatnonzero(~rows)
+            values[rows, column] = np.interp(np.flatnonzero(rows), present, values[present, column])
+        counts[COLUMNS[column]] = count
+    return counts

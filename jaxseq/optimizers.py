@@ -1,0 +1,73 @@
+"""RMSprop and Adam that take Keras 3's steps, number for number, as Optax transformations."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def rmsprop(
+    learning_rate: optax.ScalarOrSchedule = 1e-3, *, decay: float = 0.9, epsilon: float = 1e-7
+) -> optax.GradientTransformation:
+    """RMSprop: v ← ρ v + (1 − ρ) g², θ ← θ − η g / √(v + ε).
+
+    Args:
+      learning_rate: η, a number or a schedule of the step.
+      decay: ρ.
+      epsilon: ε, inside the root as in Keras 3 (Keras 2 had it outside).
+    Returns:
+      An Optax transformation.
+    Source: Tieleman & Hinton 2012, lecture 6.5; defaults as in Keras.
+    """
+    return optax.rmsprop(learning_rate, decay=decay, eps=epsilon, eps_in_sqrt=True, initial_scale=0.0)
+
+
+class AdamState(NamedTuple):
+    """State of `adam`."""
+
+    steps: jax.Array  # taken so far, int32 []
+    first: Any  # mean of g
+    second: Any  # mean of g²
+
+
+def adam(
+    learning_rate: optax.ScalarOrSchedule = 1e-3,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-7,
+) -> optax.GradientTransformation:
+    """Adam with ε beside the uncorrected root: θ ← θ − η √(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε).
+
+    `optax.adam` adds ε to the corrected root, the paper's algorithm 1; Keras (and the paper's faster form) adds
+    it before the correction, which at the first steps is up to 30 times as much.
+
+    Args:
+      learning_rate: η, a number or a schedule of the step.
+      beta1: β₁.
+      beta2: β₂.
+      epsilon: ε.
+    Returns:
+      An Optax transformation.
+    Source: Kingma & Ba 2015, arXiv:1412.6980, end of section 2; defaults as in Keras.
+    """
+
+    def init(params: Any) -> AdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdamState]:
+        del params
+        steps = state.steps + 1
+        first = jax.tree.map(lambda m, g: m + (g - m) * (1 - beta1), state.first, updates)
+        second = jax.tree.map(lambda v, g: v + (jnp.square(g) - v) * (1 - beta2), state.second, updates)
+        count = steps.astype(jnp.float32)
+        scale = jnp.sqrt(1 - beta2**count) / (1 - beta1**count)
+
+        def change(m: jax.Array, v: jax.Array) -> jax.Array:
+            return (scale * m / (jnp.sqrt(v) + epsilon)).astype(m.dtype)
+
+        return jax.tree.map(change, first, second), AdamState(steps, first, second)
+
+    return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))

@@ -1,0 +1,507 @@
+"""The engine: runs any cell over time.
+
+A cell is one equation, split in two: `project`, all that does not depend on the state, and `step`, the rest.
+The engine owns everything else: time, batches, masks, resets, dropout, direction, dtype and speed.
+
+Axis letters: T time, B batch, F input features, H hidden, G gates. Time leads; what is said of [T, B, F]
+holds of one sequence [T, F] and of any further batch axes too.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq.cells import DropoutMasks
+from jaxseq.masks import check_takes_masks
+
+Implementation = Literal["scan", "hoisted", "unrolled"]
+IMPLEMENTATIONS = ("scan", "hoisted", "unrolled")
+MERGES = ("concatenate", "sum", "average", "multiply", None)
+
+
+class Cell(Protocol):
+    """What the engine asks of a cell: a hashable object without arrays, of pure methods.
+
+    Optional attributes: `gates: int`, how many dropout masks `project` and `step` take (without it, dropout
+    raises); `dtype`, what to compute in (None: promote inputs and parameters); `output(params, state)`, the
+    output that belongs to a state, where it is not `state.hidden` or the state itself.
+    """
+
+    @property
+    def hidden_size(self) -> int:
+        """H, the width of the recurrent dropout masks."""
+        ...
+
+    def init(self, key: jax.Array, input_size: int) -> Any:
+        """Draws parameters for inputs of `input_size` features."""
+        ...
+
+    def initial_state(self, params: Any, batch_shape: tuple[int, ...]) -> Any:
+        """The state before the first step, each leaf [*batch_shape, ...]: zeros, or learned."""
+        ...
+
+    def project(self, params: Any, inputs: jax.Array, masks: DropoutMasks | None) -> Any:
+        """All that does not depend on the state, over any leading axes: [..., F] to a drive [..., G·H]."""
+        ...
+
+    def step(self, params: Any, state: Any, drive: Any, masks: DropoutMasks | None) -> tuple[Any, Any]:
+        """The rest, once a step: (state, output)."""
+        ...
+
+
+class Choice(NamedTuple):
+    """What `explain` answers: the implementation that a call takes, and why."""
+
+    implementation: Implementation
+    reason: str
+
+
+def scan(
+    cell: Cell,
+    params: Any,
+    inputs: jax.Array,
+    *,
+    state: Any = None,
+    mask: jax.Array | None = None,
+    resets: jax.Array | None = None,
+    dropout_masks: DropoutMasks | None = None,
+    reverse: bool = False,
+    unroll: int = 1,
+    implementation: Implementation | None = None,
+) -> tuple[Any, Any]:
+    """Runs a cell over a sequence.
+
+    >>> state, outputs = jaxseq.scan(cell, params, inputs)
+    >>> states, outputs = jax.vmap(functools.partial(jaxseq.scan, cell, params))(batch)      # [B, T, F]
+
+    Args:
+      cell: the cell; static under `jit`.
+      params: its parameters, from `cell.init`.
+      inputs: float [T, F], or time-major [T, B, F].
+      state: what to start from, each leaf [B, ...]; None: `cell.initial_state`. It carries over from an
+        earlier segment; in reverse, from a later one.
+      mask: bool [T] or [T, B], True where a step is real. Elsewhere the state is held, the output is zero,
+        and the inputs, NaN too, reach neither values nor gradients.
+      resets: bool [T] or [T, B], True where a new sequence starts: at that step the state is
+        `cell.initial_state` again, never `state`. In reverse the same flags separate the same sequences.
+      dropout_masks: from `jaxseq.dropout_masks`; the same at every step.
+      reverse: run from the last step to the first; outputs stay in the inputs' order.
+      unroll: steps in one iteration of the loop, as in `jax.lax.scan`.
+      implementation: "scan" (the input product inside the loop), "hoisted" (one product for all steps before
+        it), "unrolled" (a Python loop); None picks, see `explain`. All give the same numbers.
+    Returns:
+      (state, outputs): the state after the last step taken, each leaf [B, ...]; the outputs [T, B, H].
+      A sequence without a real step returns the state it started from.
+    Raises:
+      ValueError: an argument has the wrong rank, width, dtype or name; the message says which.
+    """
+    call = _prepare(cell, params, inputs, state, mask, resets, dropout_masks, reverse)
+    if isinstance(unroll, bool) or not isinstance(unroll, int) or unroll < 1:
+        raise ValueError(f"unroll must be an integer of at least 1, got {unroll!r}")
+    implementation = _choose(implementation, call.steps.inputs.shape).implementation
+    if implementation == "unrolled" and unroll != 1:
+        raise ValueError(f'unroll must be 1 with implementation="unrolled", got {unroll}')
+
+    steps, project = call.steps, True
+    if implementation == "hoisted":
+        steps = steps._replace(inputs=cell.project(call.params, steps.inputs, call.dropout_masks))
+        project = False
+
+    def body(state: Any, step: _Step) -> tuple[Any, Any]:
+        return _advance(cell, call, state, step, project=project)
+
+    if implementation == "unrolled":
+        return _python_loop(body, call.state, steps, reverse)
+    return jax.lax.scan(body, call.state, steps, reverse=reverse, unroll=unroll)
+
+
+def step(
+    cell: Cell,
+    params: Any,
+    state: Any,
+    inputs: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    reset: jax.Array | None = None,
+    dropout_masks: DropoutMasks | None = None,
+) -> tuple[Any, Any]:
+    """Takes one step, for streaming: the same numbers as the whole sequence at once.
+
+    >>> state = cell.initial_state(params, ())
+    >>> for one_input in stream:
+    ...     state, output = jaxseq.step(cell, params, state, one_input)
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      state: the state so far; None: `cell.initial_state`.
+      inputs: float [F] or [B, F].
+      mask: bool [] or [B]; False holds the state and gives a zero output.
+      reset: bool [] or [B]; True starts a new sequence at this step.
+      dropout_masks: as in `scan`.
+    Returns:
+      (state, output), output [H] or [B, H].
+    Raises:
+      ValueError: as in `scan`.
+    """
+    inputs = jnp.asarray(inputs)
+    if inputs.ndim < 1:
+        raise ValueError(f"inputs must have shape [F] or [B, F], got {inputs.shape}")
+    real, starts = (
+        None if flags is None else _check_flags(name, flags, inputs.shape[:-1])[None]
+        for name, flags in (("mask", mask), ("reset", reset))
+    )
+    call = _prepare(cell, params, inputs[None], state, real, starts, dropout_masks, False)
+    first = jax.tree.map(lambda leaf: leaf[0], call.steps)
+    return _advance(cell, call, call.state, first, project=True)
+
+
+def bidirectional(
+    cells: Cell | tuple[Cell, Cell],
+    params: tuple[Any, Any],
+    inputs: jax.Array,
+    *,
+    state: tuple[Any, Any] | None = None,
+    mask: jax.Array | None = None,
+    resets: jax.Array | None = None,
+    dropout_masks: tuple[DropoutMasks | None, DropoutMasks | None] | None = None,
+    merge: str | None = "concatenate",
+    unroll: int = 1,
+    implementation: Implementation | None = None,
+) -> tuple[tuple[Any, Any], Any]:
+    """Runs one cell forward and one backward over the same sequence.
+
+    Args:
+      cells: one cell for both directions, or (forward, backward).
+      params: (forward, backward).
+      inputs: float [T, F] or [T, B, F].
+      state: (forward, backward) or None.
+      mask: as in `scan`.
+      resets: as in `scan`.
+      dropout_masks: (forward, backward) or None.
+      merge: of the outputs: "concatenate", "sum", "average", "multiply", or None for (forward, backward).
+      unroll: as in `scan`.
+      implementation: as in `scan`.
+    Returns:
+      ((forward state, backward state), outputs): the forward state has seen all up to the last step, the
+      backward state all down to the first.
+    Raises:
+      ValueError: as in `scan`; `merge` is unknown; a pair is no pair.
+    Source: Schuster & Paliwal 1997.
+    """
+    pair: Any = (cells, cells) if not isinstance(cells, tuple) or hasattr(cells, "_fields") else cells
+    arguments = {"cells": pair, "params": params, "state": state, "dropout_masks": dropout_masks}
+    for name, value in arguments.items():
+        if value is not None and (type(value) is not tuple or len(value) != 2):  # an LSTMState is no pair
+            raise ValueError(f"{name} must be a pair (forward, backward), got {_size(value)}")
+    if merge not in MERGES:
+        raise ValueError(f"merge must be one of {MERGES}, got {merge!r}")
+    states, outputs = [], []
+    for direction in (0, 1):
+        end, output = scan(
+            pair[direction],
+            params[direction],
+            inputs,
+            state=None if state is None else state[direction],
+            mask=mask,
+            resets=resets,
+            dropout_masks=None if dropout_masks is None else dropout_masks[direction],
+            reverse=direction == 1,
+            unroll=unroll,
+            implementation=implementation,
+        )
+        states.append(end)
+        outputs.append(output)
+    return (states[0], states[1]), merge_outputs(outputs[0], outputs[1], merge)
+
+
+def merge_outputs(forward: Any, backward: Any, merge: str | None) -> Any:
+    """Merges what two directions gave: arrays [..., H] each, by one of `MERGES`.
+
+    Raises:
+      ValueError: `merge` is unknown.
+    """
+    if merge not in MERGES:
+        raise ValueError(f"merge must be one of {MERGES}, got {merge!r}")
+    if merge is None:
+        return forward, backward
+    if merge == "concatenate":
+        return jnp.concatenate([forward, backward], axis=-1)
+    if merge == "multiply":
+        return forward * backward
+    total = forward + backward
+    return total if merge == "sum" else total / 2
+
+
+def stack(
+    cells: Sequence[Cell],
+    params: Sequence[Any],
+    inputs: jax.Array,
+    *,
+    state: Sequence[Any] | None = None,
+    mask: jax.Array | None = None,
+    resets: jax.Array | None = None,
+    dropout_masks: Sequence[DropoutMasks | None] | None = None,
+    reverse: bool = False,
+    unroll: int = 1,
+    implementation: Implementation | None = None,
+) -> tuple[tuple[Any, ...], Any]:
+    """Runs layers one after another, each over the whole output sequence of the one below.
+
+    Args:
+      cells: L cells, the lowest first.
+      params: L parameter sets.
+      inputs: float [T, F] or [T, B, F].
+      state: L states, or None.
+      mask: as in `scan`, for every layer.
+      resets: as in `scan`, for every layer.
+      dropout_masks: L of them, or None.
+      reverse: as in `scan`, for every layer.
+      unroll: as in `scan`.
+      implementation: as in `scan`.
+    Returns:
+      (states, outputs): a tuple of L states, the top layer's outputs.
+    Raises:
+      ValueError: as in `scan`; no cells; arguments of different lengths.
+    """
+    if not cells:
+        raise ValueError("cells must hold at least one cell, got none")
+    for name, value in (("params", params), ("state", state), ("dropout_masks", dropout_masks)):
+        if value is not None and len(value) != len(cells):
+            raise ValueError(f"{name} must have one entry for each of {len(cells)} cells, got {len(value)}")
+    states, outputs = [], inputs
+    for layer, cell in enumerate(cells):
+        end, outputs = scan(
+            cell,
+            params[layer],
+            outputs,
+            state=None if state is None else state[layer],
+            mask=mask,
+            resets=resets,
+            dropout_masks=None if dropout_masks is None else dropout_masks[layer],
+            reverse=reverse,
+            unroll=unroll,
+            implementation=implementation,
+        )
+        states.append(end)
+    return tuple(states), outputs
+
+
+def state_output(cell: Cell, params: Any, state: Any) -> jax.Array:
+    """The output that belongs to a state: what a classifier reads off the last one.
+
+    It is `cell.output(params, state)` where the cell has that, else `state.hidden`, else the state itself.
+    Reading it off the final state costs nothing; `outputs[-1]` is wrong where a sequence ends in padding.
+
+    Raises:
+      ValueError: the state is none of these.
+    """
+    if hasattr(cell, "output"):
+        return cell.output(params, state)  # type: ignore[attr-defined]  # optional in the protocol
+    if hasattr(state, "hidden"):
+        return state.hidden
+    if isinstance(state, jax.Array):
+        return state
+    raise ValueError(
+        f"{type(cell).__name__} must have a method output(params, state), or a state that is an array or has "
+        f"a field `hidden`, got a state of type {type(state).__name__}"
+    )
+
+
+def explain(cell: Cell, inputs_shape: tuple[int, ...], *, implementation: Implementation | None = None) -> Choice:
+    """Says which implementation `scan` takes for inputs of this shape on this machine, and why.
+
+    Args:
+      cell: the cell.
+      inputs_shape: (T, F) or (T, B, F).
+      implementation: as in `scan`.
+    Returns:
+      Choice(implementation, reason).
+    Raises:
+      ValueError: `implementation` is unknown, or the shape has under two axes.
+    """
+    del cell  # every cell takes the same road so far
+    if len(inputs_shape) < 2:
+        raise ValueError(f"inputs_shape must be (T, F) or (T, B, F), got {inputs_shape}")
+    return _choose(implementation, inputs_shape)
+
+
+class _Step(NamedTuple):
+    """What the loop reads at one step (or, stacked, at all)."""
+
+    inputs: Any  # [B, F]; where the projection was hoisted, the drive
+    mask: jax.Array | None  # bool [B]
+    reset: jax.Array | None  # bool [B]
+
+
+class _Call(NamedTuple):
+    """The checked arguments of one call, all floats in the dtype of the computation."""
+
+    params: Any
+    state: Any
+    initial_state: Any  # what a reset goes back to; None without resets
+    steps: _Step
+    dropout_masks: DropoutMasks | None
+
+
+def _prepare(
+    cell: Cell,
+    params: Any,
+    inputs: Any,
+    state: Any,
+    mask: Any,
+    resets: Any,
+    dropout_masks: DropoutMasks | None,
+    reverse: bool,
+) -> _Call:
+    """Checks the arguments of a call and brings them to one dtype."""
+    inputs = jnp.asarray(inputs)
+    if inputs.ndim < 2:
+        raise ValueError(f"inputs must have shape [T, F] or [T, B, F], got {inputs.shape}")
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise ValueError(f"inputs must be floating point, got dtype {inputs.dtype}")
+    batch_shape = inputs.shape[1:-1]
+    dtype = _compute_dtype(cell, params, inputs)
+    params, inputs = _cast(params, dtype), inputs.astype(dtype)
+
+    initial_state = None
+    if state is None or resets is not None:
+        initial_state = _cast(cell.initial_state(params, batch_shape), dtype)
+    if state is None:
+        state = initial_state
+    else:
+        expected = jax.eval_shape(lambda params: cell.initial_state(params, batch_shape), params)
+        _check_state("state", state, expected)
+        state = jax.tree.map(jnp.asarray, _cast(state, dtype))
+
+    if mask is not None:
+        mask = _check_flags("mask", mask, inputs.shape[:-1])
+        # Not only held back below: a NaN that reached the projection would make every weight gradient NaN.
+        inputs = jnp.where(mask[..., None], inputs, jnp.zeros((), dtype))
+    if resets is not None:
+        resets = _check_flags("resets", resets, inputs.shape[:-1])
+        if reverse:  # the sequence that starts at t ends, for the backward run, before t - 1
+            resets = jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
+    if dropout_masks is not None:
+        dropout_masks = _check_dropout_masks(cell, dropout_masks, inputs, dtype)
+    return _Call(
+        params,
+        state,
+        initial_state if resets is not None else None,
+        _Step(inputs, mask, resets),
+        dropout_masks,
+    )
+
+
+def _advance(cell: Cell, call: _Call, state: Any, step: _Step, *, project: bool) -> tuple[Any, Any]:
+    """One step of any call: reset, project, step, hold."""
+    if step.reset is not None:
+        state = _where(step.reset, call.initial_state, state)
+    drive = step.inputs
+    if project:
+        drive = cell.project(call.params, drive, call.dropout_masks)
+    new_state, output = cell.step(call.params, state, drive, call.dropout_masks)
+    _check_state(f"the state that {type(cell).__name__}.step returns", new_state, state, dtypes=True)
+    if step.mask is not None:
+        new_state = _where(step.mask, new_state, state)
+        output = _where(step.mask, output, jax.tree.map(jnp.zeros_like, output))
+    return new_state, output
+
+
+def _python_loop(body: Any, state: Any, steps: _Step, reverse: bool) -> tuple[Any, Any]:
+    """`jax.lax.scan` without the loop: one copy of the body for each step."""
+    length = steps.inputs.shape[0] if isinstance(steps.inputs, jax.Array) else 0
+    if not length:
+        return jax.lax.scan(body, state, steps)  # nothing to unroll; scan knows the shape of no outputs
+    order = range(length)
+    outputs = [None] * length
+    for time in reversed(order) if reverse else order:
+        state, outputs[time] = body(state, jax.tree.map(lambda leaf: leaf[time], steps))  # noqa: B023
+    return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+
+def _choose(implementation: str | None, shape: tuple[int, ...]) -> Choice:
+    """Picks an implementation; see benchmarks/results for the measurements."""
+    if implementation is not None:
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(f"implementation must be None or one of {IMPLEMENTATIONS}, got {implementation!r}")
+        return Choice(implementation, "forced by the caller")  # type: ignore[arg-type]  # just checked
+    if _platform() == "cpu":
+        return Choice("scan", "on a CPU the input product stays in the cache inside the loop")
+    return Choice("hoisted", "on an accelerator one large product beats T small ones and their launches")
+
+
+def _platform() -> str:
+    """The platform that this call will run on, as far as is known while tracing."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]  # defined at run time
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else device.platform
+
+
+def _compute_dtype(cell: Cell, params: Any, inputs: jax.Array) -> Any:
+    dtype = getattr(cell, "dtype", None)
+    if dtype is not None:
+        return jnp.dtype(dtype)
+    dtype = inputs.dtype
+    for leaf in jax.tree.leaves(params):
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            dtype = jnp.promote_types(dtype, jnp.result_type(leaf))
+    return dtype
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    def cast(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def _where(flags: jax.Array, chosen: Any, other: Any) -> Any:
+    """`jnp.where` over trees: flags [B] against leaves [B, ...]."""
+
+    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(flags.reshape(flags.shape + (1,) * (a.ndim - flags.ndim)), a, b)
+
+    return jax.tree.map(pick, chosen, other)
+
+
+def _check_flags(name: str, flags: Any, shape: tuple[int, ...]) -> jax.Array:
+    flags = jnp.asarray(flags)
+    if flags.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} (that of inputs without features), got {flags.shape}")
+    if flags.dtype != jnp.bool_:
+        raise ValueError(f"{name} must be boolean, got dtype {flags.dtype}")
+    return flags
+
+
+def _check_state(name: str, state: Any, expected: Any, *, dtypes: bool = False) -> None:
+    structures = jax.tree.structure(state), jax.tree.structure(expected)
+    if structures[0] != structures[1]:
+        raise ValueError(f"{name} must have the structure {structures[1]}, got {structures[0]}")
+    for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        if jnp.shape(leaf) != wanted.shape:
+            raise ValueError(f"{name} must have leaves of shape {wanted.shape}, got {jnp.shape(leaf)}")
+        if dtypes and jnp.result_type(leaf) != wanted.dtype:
+            raise ValueError(f"{name} must have dtype {wanted.dtype}, got {jnp.result_type(leaf)}")
+
+
+def _check_dropout_masks(cell: Cell, masks: DropoutMasks, inputs: jax.Array, dtype: Any) -> DropoutMasks:
+    check_takes_masks(cell)
+    if not isinstance(masks, DropoutMasks):
+        raise ValueError(f"dropout_masks must be a DropoutMasks, got {type(masks).__name__}")
+    batch_shape = inputs.shape[1:-1]
+    sizes = {"input": inputs.shape[-1], "recurrent": cell.hidden_size}
+    for name, size in sizes.items():
+        mask = getattr(masks, name)
+        shape = (cell.gates, *batch_shape, size)  # type: ignore[attr-defined]  # checked above
+        if mask is not None and jnp.shape(mask) != shape:
+            raise ValueError(f"dropout_masks.{name} must have shape {shape}, got {jnp.shape(mask)}")
+    return _cast(masks, dtype)
+
+
+def _size(value: Any) -> str:
+    return f"{len(value)} entries" if type(value) is tuple else type(value).__name__

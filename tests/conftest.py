@@ -1,0 +1,34 @@
+"""What must be set before JAX starts, and what several files of tests need."""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "jax"  # before the first `import keras`
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# Only before the first array exists. A GPU, where there is one, stays the default platform.
+jax.config.update("jax_num_cpu_devices", 8)
+# On a GPU a float32 product has 10 bits of mantissa by default: too few for a tolerance of 1e-5.
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def x64():
+    """Float64 for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def strict_promotion():
+    """No implicit mixing of dtypes: what the engine promotes, it promotes on purpose."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def precision(request):
+    """(dtype, tolerance of max|a - b| / max|b|), as issue 2 asks."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param, {"float32": 1e-5, "float64": 1e-12}[request.param]

@@ -1,0 +1,304 @@
+"""The benchmarks run on tiny sizes and say what they should; nothing here depends on how fast anything is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import measuring, projection, scan_vs_unrolled
+from benchmarks.__main__ import main
+from jaxseq.recurrence import IMPLEMENTATIONS
+
+ROOT = Path(__file__).parent.parent
+# A limit that nothing of more than a few steps meets: what is predicted is not run, and must be seen everywhere.
+SCAN_VS_UNROLLED = ["scan_vs_unrolled", "--smoke", "--cell", "simple_rnn", "--lengths", "9,2", "--limit", "1e-9"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def jax_as_it_was():
+    """The command line sets up JAX for a process of its own; here others use the same."""
+    jax.devices()  # from now on their number is fixed
+    before = jax.config.jax_enable_compilation_cache
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs a benchmark once: (result, stdout, stderr, directory)."""
+
+    def run_once(arguments):
+        directory = tmp_path_factory.mktemp("benchmark")
+        outputs = ["--json", str(directory / "new" / "r.json"), "--plot", str(directory / "r.png")]
+        with pytest.MonkeyPatch.context() as patch:
+            out, err = directory / "out", directory / "err"
+            with out.open("w") as stdout, err.open("w") as stderr:
+                patch.setattr(sys, "stdout", stdout)
+                patch.setattr(sys, "stderr", stderr)
+                assert main([*arguments, *outputs]) == 0
+        result = json.loads((directory / "new" / "r.json").read_text())
+        return result, out.read_text(), err.read_text(), directory
+
+    return run_once
+
+
+@pytest.fixture(scope="module")
+def scanned(run):
+    return run(SCAN_VS_UNROLLED)
+
+
+@pytest.fixture(scope="module")
+def projected(run):
+    return run(["projection", "--smoke"])
+
+
+def check_measurement(found):
+    seconds = found["seconds"]
+    assert 0 < seconds["lower_quartile"] <= seconds["median"] <= seconds["upper_quartile"]
+    assert seconds["samples"] == 2 and seconds["calls_per_sample"] >= 1
+    assert found["compile_seconds"] > 0
+    assert {"temporary_bytes", "argument_bytes", "output_bytes"} == set(found["memory"])
+    assert 0 <= found["difference"] <= 1e-5
+
+
+def test_scan_vs_unrolled_has_every_case_with_every_quantity(scanned):
+    result, _, _, _ = scanned
+    assert result["settings"]["lengths"] == [2, 9]  # ascending, whatever was asked
+    assert result["settings"]["batch"] == scan_vs_unrolled.SMOKE["batch"]
+    labels = [(case["length"], case["label"]) for case in result["cases"]]
+    assert labels == [(length, case.label) for length in (2, 9) for case in scan_vs_unrolled.CASES]
+    for case in result["cases"]:
+        for measured in measuring.PASSES:
+            if "not_run" not in case[measured]:
+                check_measurement(case[measured])
+
+
+def test_scan_vs_unrolled_names_what_was_not_run(scanned):
+    result, out, err, _ = scanned
+    skipped = {
+        (case["label"], measured)
+        for case in result["cases"]
+        for measured in measuring.PASSES
+        if "not_run" in case[measured]
+    }
+    # at T 9 unroll 2 holds three copies of the step where at T 2 it held two; the loops hold one
+    labels = ("scan, unroll 2", "scan, unroll 4", "scan, unroll 8", "scan, unroll 16", "unrolled")
+    assert skipped == {(label, measured) for label in labels for measured in measuring.PASSES}
+    for text in (out, err):
+        assert text.count("not run: predicted compile time") == len(skipped)
+    for case in result["cases"]:
+        if "not_run" in case["forward"]:
+            assert case["forward"]["predicted_compile_seconds"] > result["settings"]["limit"]
+
+
+def test_scan_vs_unrolled_marks_the_chosen_one_at_each_length(scanned):
+    result, out, _, _ = scanned
+    chosen = [case["label"] for case in result["cases"] if case["chosen"]]
+    assert len(chosen) == 2 and out.count("(chosen)") == 2
+
+
+def test_every_implementation_is_a_case():
+    assert {case.implementation for case in scan_vs_unrolled.CASES} == set(IMPLEMENTATIONS)
+
+
+def test_a_result_says_what_it_was_measured_on(scanned):
+    result, out, _, directory = scanned
+    about = result["environment"]
+    for name in ("date", "platform", "device", "processor", "python", "jax", "jaxlib", "numpy", "jaxseq"):
+        assert isinstance(about[name], str) and about[name]
+    assert about["devices"] == 1 and about["cores"] >= 1
+    assert f"jax {about['jax']}" in out
+    assert "XLA's estimate" in result["notes"]["memory"]
+    assert (directory / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_projection_compares_both_at_every_shape(projected):
+    result, out, _, directory = projected
+    assert [case["hidden"] for case in result["cases"]] == list(projection.SMOKE["hidden"])
+    for case in result["cases"]:
+        assert case["chosen"] in IMPLEMENTATIONS
+        for measured in measuring.PASSES:
+            found = case[measured]
+            for name in projection.IMPLEMENTATIONS:
+                check_measurement(found[name])
+            medians = [found[name]["seconds"]["median"] for name in projection.IMPLEMENTATIONS]
+            assert found["ratio"] == pytest.approx(medians[0] / medians[1])
+            assert found["winner"] in (*projection.IMPLEMENTATIONS, "neither")
+    assert out.count("| gru ") == len(result["cases"])
+    assert (directory / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_list_names_every_benchmark(capsys):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["projection", "scan_vs_unrolled"]
+    assert all(line.endswith("?") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ("COMMAND",)),
+        (["nothing"], ("COMMAND", "scan_vs_unrolled", "'nothing'")),
+        (["scan_vs_unrolled", "--lengths", "3,0"], ("--lengths", "at least 1", "'3,0'")),
+        (["scan_vs_unrolled", "--lengths", ""], ("--lengths", "at least 1", "''")),
+        (["scan_vs_unrolled", "--batch", "x"], ("--batch", "at least 1", "'x'")),
+        (["scan_vs_unrolled", "--repeats", "0"], ("--repeats", "at least 1", "'0'")),
+        (["scan_vs_unrolled", "--cell", "rnn"], ("--cell", "simple_rnn", "'rnn'")),
+        (["scan_vs_unrolled", "--limit", "nan"], ("--limit", "above 0", "'nan'")),
+        (["scan_vs_unrolled", "--plot", "a.pdf"], ("--plot", ".png", "'a.pdf'")),
+        (["scan_vs_unrolled", "--json", "/proc/none/a.json"], ("--json", "written", "/proc/none/a.json")),
+        (["scan_vs_unrolled", "--json", "/"], ("--json", "written", "directory")),
+        (["scan_vs_unrolled", "--smoke", "--devices", "99"], ("--devices", "at most", "99")),
+        (["projection", "--smoke", "--length", "-1"], ("--length", "at least 1", "'-1'")),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments, words, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as error:
+        code = error.code
+    printed = capsys.readouterr()
+    assert code == 2 and printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert all(word in printed.err for word in words)
+
+
+def test_unequal_results_are_an_error_and_nothing_is_timed(monkeypatch, capsys):
+    right = measuring.layer_function
+
+    def with_a_mistake(cell, measured, *, implementation):
+        function = right(cell, measured, implementation=implementation)
+        if implementation == "scan":
+            return function
+        return lambda *arguments: jax.tree.map(lambda leaf: 1.01 * leaf, function(*arguments))
+
+    def never(*_, **__):
+        raise AssertionError("timed")
+
+    monkeypatch.setattr(measuring, "layer_function", with_a_mistake)
+    monkeypatch.setattr(measuring, "time_interleaved", never)
+    monkeypatch.setattr(measuring, "warm_up_compiler", lambda: None)
+    assert main(["projection", "--smoke"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines()[-1].startswith("error: hoisted, forward, of GRU(hidden_size=2) must equal")
+
+
+@pytest.mark.parametrize("wrong", [1.001, np.nan])
+def test_check_equal(wrong):
+    reference = {"a": jnp.array([1.0, -2.0]), "b": jnp.zeros(3)}
+    assert measuring.check_equal("copy", reference, reference) == 0
+    with pytest.raises(measuring.UnequalResults, match="copy"):
+        measuring.check_equal("copy", {**reference, "a": jnp.array([wrong, -2.0])}, reference)
+
+
+@pytest.mark.parametrize(
+    ("known", "copies", "seconds"),
+    [
+        ({}, 10, None),
+        ({10: 2.0}, 10, None),
+        ({10: 2.0}, 5, None),
+        ({10: 2.0}, 30, 18.0),  # one time: the square
+        ({10: 2.0, 20: 4.0}, 40, 8.0),  # linear
+        ({10: 2.0, 20: 2.0}, 40, 4.0),  # at least linear
+        ({10: 2.0, 20: 80.0}, 40, 320.0),  # at most the square
+        ({5: 9.0, 20: 4.0, 10: 2.0}, 40, 8.0),  # the two greatest
+    ],
+)
+def test_predicted_compile_time(known, copies, seconds):
+    assert scan_vs_unrolled.predict_seconds(known, copies) == (seconds and pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("known", "copies", "limit", "rungs"),
+    [
+        ({}, 31, 300, []),  # few enough to compile at once
+        ({}, 40, 300, [10]),
+        ({}, 2000, 300, [10, 30, 90, 270]),  # 30 s at 90 copies, 270 s at 270: a next one is over the limit
+        ({}, 2000, 250, [10, 30, 90]),
+        ({}, 2000, 0.1, [10]),
+        ({100: 37.0}, 400, 300, []),
+        ({100: 37.0}, 401, 300, []),  # 300 copies are over the limit already
+        ({2: 0.1}, 30, 300, [6, 18]),
+    ],
+)
+def test_predictions_reach_no_further_than_was_compiled(known, copies, limit, rungs):
+    compiled = []
+
+    def seconds_of(rung):
+        compiled.append(rung)
+        return 0.3 + rung**2 / 270
+
+    scan_vs_unrolled.climb(known, copies, limit, seconds_of)
+    assert compiled == rungs
+
+
+@pytest.mark.parametrize("repeats", [1, 5])
+def test_every_round_samples_every_run(repeats):
+    called = {"a": 0, "b": 0}
+
+    def run(name):
+        called[name] += 1
+        time.sleep(0.03)  # longer than a sample must be: one call each
+
+    timings = measuring.time_interleaved({name: lambda name=name: run(name) for name in called}, repeats)
+    assert called == {"a": repeats, "b": repeats}
+    assert all(timing.samples == repeats for timing in timings.values())
+
+
+def test_a_short_call_is_repeated_within_a_sample():
+    timing = measuring.time_interleaved({"a": lambda: None}, 3)["a"]
+    assert timing.samples == 3 and timing.calls_per_sample > 100
+
+
+def test_rounds_end_after_the_seconds_given_but_not_before_three():
+    timings = measuring.time_interleaved({"a": lambda: time.sleep(0.03)}, 100, seconds=0.01)
+    assert timings["a"].samples == 3
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+
+
+def test_devices_share_the_batch(projected, tmp_path):
+    command = ["projection", "--smoke", "--devices", "2", "--json", str(tmp_path / "r.json")]
+    process = start(*command)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["environment"]["devices"] == result["settings"]["devices"] == 2
+    for two, one in zip(result["cases"], projected[0]["cases"], strict=True):
+        sizes = [case["gradient"]["scan"]["memory"]["argument_bytes"] for case in (two, one)]
+        assert sizes[0] < sizes[1]
+
+
+def test_ctrl_c_is_one_line_and_does_not_wait_for_the_compiler(tmp_path):
+    # thirty copies of the step compile for many seconds
+    process = start(
+        "scan_vs_unrolled", "--lengths", "30", "--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")
+    )
+    for line in process.stderr:
+        if line.startswith("T 30: compiling"):
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("interrupted") and "Traceback" not in err
+    assert not list(tmp_path.iterdir())

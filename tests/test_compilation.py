@@ -1,0 +1,167 @@
+"""What is compiled: one program a shape, and how many products it does in each step."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxseq
+from tests.examples import CELLS, MinimalGatedUnit, random_params
+
+every_cell = pytest.mark.parametrize("name", CELLS)
+RECURRENT_PRODUCTS = {
+    "simple_rnn": 1,
+    "lstm": 1,
+    "gru": 2,  # the gates', and the candidate's, which needs the reset gate first
+    "gru_reset_after": 1,
+    "learned_lstm": 1,
+    "minimal_gated_unit": 2,
+}
+T, B, F = 5, 3, 4
+
+
+def inner_jaxprs(equation):
+    for value in jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
+    ):
+        value = getattr(value, "jaxpr", value)
+        if hasattr(value, "eqns"):
+            yield value
+
+
+def count_dots(jaxpr, shape=None, *, loops=True):
+    """`dot_general`s of a jaxpr, of one output shape or of any, loop bodies counted once or not at all."""
+    count = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            count += shape is None or sorted(equation.outvars[0].aval.shape) == sorted(shape)
+        elif loops or equation.primitive.name != "scan":
+            count += sum(count_dots(inner, shape, loops=loops) for inner in inner_jaxprs(equation))
+    return count
+
+
+def loop_bodies(jaxpr):
+    bodies = []
+    for equation in jaxpr.eqns:
+        inner = list(inner_jaxprs(equation))
+        if equation.primitive.name == "scan":
+            bodies += inner
+        else:
+            bodies += [body for sub in inner for body in loop_bodies(sub)]
+    return bodies
+
+
+def programs(cell, implementation):
+    """Jaxprs of a run over a native batch and of a vmap over its rows, each with the params first."""
+    params = random_params(cell, F, dtype="float32")
+    run = functools.partial(jaxseq.scan, cell, implementation=implementation)
+    rows = jax.vmap(run, (None, 1), (0, 1))
+    return params, {"batch": run, "vmap": rows}
+
+
+@every_cell
+def test_products_in_each_step(name):
+    recurrent = RECURRENT_PRODUCTS[name]
+    for implementation, inside, outside in (("scan", 1, 0), ("hoisted", 0, 1)):
+        params, runs = programs(CELLS[name], implementation)
+        for run in runs.values():
+            jaxpr = jax.make_jaxpr(run)(params, jnp.ones((T, B, F))).jaxpr
+            (body,) = loop_bodies(jaxpr)
+            assert count_dots(body) == recurrent + inside
+            assert count_dots(jaxpr, loops=False) == outside
+
+
+@every_cell
+def test_one_product_for_each_weight_gradient_of_a_whole_batch(name):
+    cell, recurrent = CELLS[name], RECURRENT_PRODUCTS[name]
+    for implementation in ("scan", "hoisted"):
+        params, runs = programs(cell, implementation)
+        for run in runs.values():
+
+            def loss(params, inputs, run=run):
+                return run(params, inputs)[1].sum()
+
+            jaxpr = jax.make_jaxpr(jax.grad(loss))(params, jnp.ones((T, B, F))).jaxpr
+            _, body = loop_bodies(jaxpr)
+            hoisted = implementation == "hoisted"
+            # the gradients by the recurrent weights, by h, and, where it was not hoisted, by the input weights
+            assert count_dots(body) == 2 * recurrent + (not hoisted)
+            by_w_input = cell.gates * cell.hidden_size, F
+            assert count_dots(body, by_w_input) == (not hoisted)
+            assert count_dots(jaxpr, by_w_input, loops=False) == hoisted
+
+
+def test_unrolled_has_no_loop():
+    params, runs = programs(CELLS["lstm"], "unrolled")
+    jaxpr = jax.make_jaxpr(runs["batch"])(params, jnp.ones((T, B, F))).jaxpr
+    assert loop_bodies(jaxpr) == []
+    assert count_dots(jaxpr) == 2 * T
+
+
+def test_without_dropout_a_gate_costs_no_product_of_its_own():
+    cell = CELLS["lstm"]
+    params, inputs = random_params(cell, F, dtype="float32"), jnp.ones((T, B, F))
+    masks = jaxseq.dropout_masks(jax.random.key(0), cell, F, (B,), recurrent_dropout=0.5)
+    jaxpr = jax.make_jaxpr(functools.partial(jaxseq.scan, cell, dropout_masks=masks))(params, inputs)
+    (body,) = loop_bodies(jaxpr.jaxpr)
+    assert count_dots(body, (B, 4 * cell.hidden_size)) == 1  # the input's: no dropout there
+    assert count_dots(body, (B, cell.hidden_size)) == 4  # one a gate
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: jaxseq.SimpleRNN(3),
+        lambda: jaxseq.LSTM(3, dtype=jnp.float32),
+        lambda: jaxseq.GRU(3, activation="relu"),
+        lambda: jaxseq.GRUResetAfter(3),
+        lambda: jaxseq.LearnedState(jaxseq.GRU(3)),
+        lambda: MinimalGatedUnit(3),
+    ],
+)
+def test_one_compilation_a_shape(build):
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(cell, params, inputs, mask):
+        traces.append(inputs.shape)
+        return jaxseq.scan(cell, params, inputs, mask=mask)[1]
+
+    params = random_params(build(), F, dtype="float32")
+    for filler in (0.0, 1.0):
+        run(build(), params, jnp.full((T, B, F), filler), jnp.full((T, B), bool(filler)))
+    assert traces == [(T, B, F)] and run._cache_size() == 1
+    run(build(), params, jnp.ones((T + 1, B, F)), jnp.ones((T + 1, B), bool))
+    assert len(traces) == 2 and run._cache_size() == 2
+
+
+def test_scan_traces_the_cell_once_however_long_the_sequence():
+    calls = []
+
+    class Counting(MinimalGatedUnit):
+        def step(self, *arguments):
+            calls.append(1)
+            return super().step(*arguments)
+
+    cell = Counting(3)
+    params = random_params(cell, F, dtype="float32")
+    counts = []
+    for steps in (2, 200):
+        calls.clear()
+        jax.make_jaxpr(functools.partial(jaxseq.scan, cell))(params, jnp.ones((steps, F)))
+        counts.append(len(calls))
+    assert counts[0] == counts[1]
+
+
+def test_importing_creates_no_array():
+    # The number of CPU devices can be set until the first array exists; that is the caller's to do.
+    import subprocess
+    import sys
+
+    program = (
+        "import jaxseq, jaxseq.conversions, jax; jaxseq.LSTM(3); jax.config.update('jax_num_cpu_devices', 3); "
+        "print(len(jax.devices('cpu')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3"]

@@ -1,0 +1,193 @@
+"""The command line end to end, the documents' parameter counts, and what a user can get wrong."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import jaxseq
+from experiments.__main__ import main
+from experiments.catalogue import EXPERIMENTS
+from experiments.experiment import summarize
+
+TRAINED = [experiment for experiment in EXPERIMENTS.values() if experiment.variants]
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch, tmp_path):
+    """As on a machine without data or network."""
+    monkeypatch.delenv("JAXSEQ_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAXSEQ_OFFLINE", "1")
+
+
+@pytest.mark.parametrize("experiment", TRAINED, ids=lambda experiment: experiment.name)
+def test_parameter_counts_are_the_documents(experiment):
+    for variant in experiment.variants:
+        data = variant.load(True, True)
+        one = jax.eval_shape(data.train.take, data.train.arrays, jax.ShapeDtypeStruct((1,), np.int32))[0]
+        variables = jax.eval_shape(variant.model.init, jax.random.key(0), one)
+        if variant.parameters is not None:
+            assert jaxseq.count_parameters(variables) == variant.parameters
+
+
+@pytest.fixture(scope="module")
+def smoked(tmp_path_factory):
+    """Every experiment once, in seconds, on synthetic data."""
+    out = tmp_path_factory.mktemp("runs")
+    assert main(["run", "all", "--smoke", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.name)
+def test_every_experiment_runs_and_writes_the_contract(smoked, experiment):
+    directory = smoked / experiment.name
+    result = json.loads((directory / "result.json").read_text())
+    assert result["name"] == experiment.name
+    assert result["document"] == experiment.document and result["documented"]
+    assert result["data"]["kind"] in ("synthetic", "generated") and result["smoke"]
+    assert {"parameters", "seeds", "device", "versions", "seconds", "history", "figures", "date"} <= set(result)
+    assert "final" in result["figures"]
+    if experiment.variants:
+        assert (directory / "curves.png").read_bytes().startswith(b"\x89PNG")
+        assert list(directory.glob("checkpoints/*/latest/step_*/manifest.json"))
+        assert list(directory.glob("checkpoints/*/best/step_*/manifest.json"))
+        names = set(result["history"][0])
+        assert {"loss", "val_loss"} <= names
+        for part in ("final", "best"):
+            assert {"mean", "deviation", "seeds"} == set(result["figures"][part]["val_loss"])
+        expected = experiment.variants[0].parameters
+        assert expected is None or result["parameters"]["total"] == expected
+
+
+def test_the_report_is_one_table_that_marks_synthetic_figures(smoked, capsys):
+    assert main(["report", str(smoked)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith("| `")]
+    assert {row.split("`")[1].split(",")[0] for row in rows} == set(EXPERIMENTS)
+    assert len({row.count("|") for row in lines if row.startswith("|")}) == 1
+    assert all("SYNTHETIC" in row or "adding problem" in row for row in rows)
+
+
+def test_a_finished_experiment_is_not_run_again_unless_asked(smoked, capsys):
+    path = smoked / "jena_naive" / "result.json"
+    before = path.stat().st_mtime_ns
+    assert main(["run", "jena_naive", "--smoke", "--out", str(smoked)]) == 0
+    assert "is finished" in capsys.readouterr().err
+    assert path.stat().st_mtime_ns == before
+    assert main(["run", "jena_naive", "--smoke", "--again", "--out", str(smoked)]) == 0
+    assert path.stat().st_mtime_ns != before
+
+
+def test_list_names_every_experiment(capsys):
+    assert main(["list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(EXPERIMENTS)
+    assert main(["list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row["parameters"] for row in rows}["imdb_lstm"] == 328_353
+
+
+def test_without_data_auto_says_loudly_that_it_is_synthetic(tmp_path, capsys):
+    assert main(["run", "jena_naive", "--out", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "NOTICE" in captured.err and "SYNTHETIC" in captured.err and "JAXSEQ_DATA" in captured.err
+    assert json.loads((tmp_path / "jena_naive" / "result.json").read_text())["data"]["kind"] == "synthetic"
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (
+            ["run", "imdb_lstn"],
+            "NAME must be an experiment, a pattern or all, got 'imdb_lstn'; did you mean imdb_lstm?",
+        ),
+        (["run", "x*"], "got 'x*'"),
+        (["run", "jena_naive", "--data", "real"], "JAXSEQ_DATA"),
+        (["report", "nowhere"], "DIR must hold results"),
+        (["run", "imdb_lstm", "--out", "/proc/nowhere"], "--out must be a directory that can be written"),
+        (["run", "imdb_lstm", "--out", __file__], "--out must be a directory that can be written"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and words in error
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "COMMAND"),
+        (["run"], "NAME"),
+        (["run", "imdb_lstm", "--seeds", "0"], "--seeds: must be an integer of at least 1, got '0'"),
+        (["run", "imdb_lstm", "--epochs", "x"], "--epochs: must be an integer of at least 1, got 'x'"),
+        (["run", "imdb_lstm", "--data", "fake"], "--data"),
+        (["dance"], "dance"),
+    ],
+)
+def test_usage_errors_name_the_option(arguments, words, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_result_that_is_not_one_is_never_replaced_unasked(tmp_path, capsys):
+    path = tmp_path / "jena_naive" / "result.json"
+    path.parent.mkdir()
+    for text in ("{", '{"smoke": false}'):
+        path.write_text(text)
+        assert main(["run", "jena_naive", "--smoke", "--out", str(tmp_path)]) == 2
+        assert "--again" in capsys.readouterr().err
+        assert path.read_text() == text
+    assert main(["report", str(tmp_path)]) == 2
+
+
+def test_another_result_is_not_replaced_unasked(smoked, capsys):
+    assert main(["run", "imdb_lstm", "--out", str(smoked)]) == 2
+    assert "--out must not hold another result of imdb_lstm" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_and_resume_ends_as_if_nothing_had_happened(tmp_path):
+    """A real process, a real signal: exit code 130, a line that says how to go on, the same bits in the end."""
+    command = [sys.executable, "-m", "experiments", "run", "reuters_lstm", "--data", "synthetic", "--seeds", "1"]
+    command += ["--epochs", "2", "--out"]
+    # In the child a metric cannot send a signal: it is sent once the second checkpointable chunk is under way.
+    script = (
+        "import signal, sys\n"
+        "from jaxseq import training\n"
+        "from experiments.__main__ import main\n"
+        "note, calls = training._Pace.note, []\n"
+        "def interrupting(self, steps, seconds):\n"
+        "    note(self, steps, seconds)\n"
+        "    self.steps = 3\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 3: signal.raise_signal(signal.SIGINT)\n"
+        "training._Pace.note = interrupting\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    stopped = subprocess.run(
+        [sys.executable, "-c", script, *command[3:], str(tmp_path / "a")], capture_output=True, text=True, timeout=300
+    )
+    assert stopped.returncode == 130, stopped.stderr
+    assert "--resume" in stopped.stderr.splitlines()[-1] and "Traceback" not in stopped.stderr
+    environment = dict(os.environ)
+    unasked = subprocess.run([*command, str(tmp_path / "a")], capture_output=True, text=True, env=environment)
+    assert unasked.returncode == 2 and "--resume" in unasked.stderr
+    histories = []
+    for name, more in (("a", ["--resume"]), ("b", [])):
+        done = subprocess.run([*command, str(tmp_path / name), *more], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        result = json.loads((tmp_path / name / "reuters_lstm" / "result.json").read_text())
+        histories.append((result["history"], result["figures"]))
+    assert histories[0] == histories[1]
+
+
+def test_mean_and_deviation_are_those_of_the_seeds():
+    figure = summarize([1.0, 2.0, 6.0])
+    assert figure["mean"] == 3 and figure["deviation"] == pytest.approx(np.sqrt(7))
+    assert summarize([2.0])["deviation"] is None

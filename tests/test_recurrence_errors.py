@@ -1,0 +1,159 @@
+"""What a user can get wrong: one line that names the argument, the rule and the value."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxseq
+from tests.examples import MinimalGatedUnit, random_params
+
+CELL = jaxseq.LSTM(5)
+T, B, F = 4, 3, 2
+
+
+def params():
+    return random_params(CELL, F, dtype="float32")
+
+
+def scan(inputs=(T, B, F), **options):
+    inputs = jnp.ones(inputs) if isinstance(inputs, tuple) else inputs
+    return jaxseq.scan(options.pop("cell", CELL), options.pop("params", params()), inputs, **options)
+
+
+def state(*batch_shape):
+    return CELL.initial_state(params(), batch_shape)
+
+
+def masks(input=(4, B, F), recurrent=(4, B, 5)):
+    return jaxseq.DropoutMasks(jnp.ones(input), jnp.ones(recurrent))
+
+
+SCAN = [
+    (dict(inputs=(F,)), r"^inputs must have shape \[T, F\] or \[T, B, F\], got \(2,\)$"),
+    (dict(inputs=jnp.float32(1)), r"^inputs must have shape .*got \(\)$"),
+    (dict(inputs=(T, B, F + 1)), r"^inputs must have 2 features on the last axis, got shape \(3, 3\)"),
+    (dict(inputs=jnp.ones((T, F), int)), "^inputs must be floating point, got dtype int32$"),
+    (dict(inputs=jnp.ones((T, F), bool)), "^inputs must be floating point, got dtype bool$"),
+    (dict(inputs=jnp.ones((T, F), complex)), "^inputs must be floating point, got dtype complex64$"),
+    (dict(mask=np.ones((T, B + 1), bool)), r"^mask must have shape \(4, 3\) .*got \(4, 4\)$"),
+    (dict(mask=np.ones(T, bool)), r"^mask must have shape \(4, 3\) .*got \(4,\)$"),
+    (dict(mask=np.ones((B, T), bool)), r"^mask must have shape \(4, 3\) .*got \(3, 4\)$"),
+    (dict(mask=np.ones((T, B, 1), bool)), r"^mask must have shape \(4, 3\) .*got \(4, 3, 1\)$"),
+    (dict(mask=np.ones((T, B), np.float32)), "^mask must be boolean, got dtype float32$"),
+    (dict(resets=np.ones((T + 1, B), bool)), r"^resets must have shape \(4, 3\) .*got \(5, 3\)$"),
+    (dict(resets=np.ones((T, B), np.int32)), "^resets must be boolean, got dtype int32$"),
+    (dict(state=lambda: state(B + 1)), r"^state must have leaves of shape \(3, 5\), got \(4, 5\)$"),
+    (dict(state=lambda: state()), r"^state must have leaves of shape \(3, 5\), got \(5,\)$"),
+    (dict(state=lambda: state(B).hidden), "^state must have the structure .*LSTMState.*, got "),
+    (dict(state=lambda: tuple(state(B))), "^state must have the structure .*LSTMState.*, got "),
+    *(
+        (dict(unroll=unroll), f"^unroll must be an integer of at least 1, got {unroll!r}$")
+        for unroll in (0, -1, 1.5, True, "2")
+    ),
+    (dict(implementation="loop"), "^implementation must be None or one of .*'unrolled'.*, got 'loop'$"),
+    (dict(implementation="unrolled", unroll=2), '^unroll must be 1 with implementation="unrolled", got 2$'),
+    (dict(dropout_masks=lambda: masks((4, B, F + 1))), r"^dropout_masks.input must have shape \(4, 3, 2\)"),
+    (dict(dropout_masks=lambda: masks((1, B, F))), r"^dropout_masks.input .*got \(1, 3, 2\)$"),
+    (dict(dropout_masks=lambda: masks(recurrent=(4, 5))), r"^dropout_masks.recurrent .*got \(4, 5\)$"),
+    (dict(dropout_masks=lambda: tuple(masks())), "^dropout_masks must be a DropoutMasks, got tuple$"),
+    (dict(cell=jaxseq.LSTM(6)), "^drive must have 4 x 6 values on the last axis, got shape"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), SCAN)
+def test_scan(options, message):
+    made = {name: value() if callable(value) else value for name, value in options.items()}
+    with pytest.raises(ValueError, match=message):
+        scan(**made)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(inputs=jnp.float32(1)), r"^inputs must have shape \[F\] or \[B, F\], got \(\)$"),
+        (dict(inputs=np.ones(F, int)), "^inputs must be floating point"),
+        (dict(inputs=np.ones(F + 1, np.float32)), "^inputs must have 2 features"),
+        (dict(state=lambda: state(1)), r"^state must have leaves of shape \(5,\), got \(1, 5\)$"),
+        (dict(mask=np.ones(1, bool)), r"^mask must have shape \(\) .*got \(1,\)$"),
+        (dict(reset=np.ones(1, bool)), r"^reset must have shape \(\) .*got \(1,\)$"),
+        (dict(reset=1), "^reset must be boolean, got dtype int32$"),
+    ],
+)
+def test_step(options, message):
+    made = {name: value() if callable(value) else value for name, value in options.items()}
+    arguments = {"state": state(), "inputs": np.ones(F, np.float32), **made}
+    with pytest.raises(ValueError, match=message):
+        jaxseq.step(CELL, params(), arguments.pop("state"), arguments.pop("inputs"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(merge="add"), r"^merge must be one of \('concatenate', .*None\), got 'add'$"),
+        (dict(cells=(CELL,)), r"^cells must be a pair \(forward, backward\), got 1 entries$"),
+        (dict(params=params), r"^params must be a pair \(forward, backward\), got LSTMParams$"),
+        (dict(params=lambda: [params(), params()]), "^params must be a pair .*got list$"),
+        (dict(params=lambda: (params(),) * 3), "^params must be a pair .*got 3 entries$"),
+        (dict(state=lambda: state(B)), "^state must be a pair .*got LSTMState$"),
+        (dict(dropout_masks=masks), "^dropout_masks must be a pair .*got DropoutMasks$"),
+        (dict(mask=np.ones(T, bool)), "^mask must have shape"),
+    ],
+)
+def test_bidirectional(options, message):
+    made = {name: value() if callable(value) else value for name, value in options.items()}
+    arguments = {"cells": CELL, "params": (params(), params()), "inputs": jnp.ones((T, B, F)), **made}
+    with pytest.raises(ValueError, match=message):
+        jaxseq.bidirectional(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(cells=[]), "^cells must hold at least one cell, got none$"),
+        (dict(params=[]), "^params must have one entry for each of 1 cells, got 0$"),
+        (dict(state=lambda: [state(B)] * 2), "^state must have one entry for each of 1 cells, got 2$"),
+        (dict(dropout_masks=[None] * 3), "^dropout_masks must have one entry for each of 1 cells, got 3$"),
+    ],
+)
+def test_stack(options, message):
+    made = {name: value() if callable(value) else value for name, value in options.items()}
+    arguments = {"cells": [CELL], "params": [params()], "inputs": jnp.ones((T, B, F)), **made}
+    with pytest.raises(ValueError, match=message):
+        jaxseq.stack(**arguments)
+
+
+def test_others():
+    with pytest.raises(ValueError, match="^merge must be one of"):
+        jaxseq.merge_outputs(jnp.ones(2), jnp.ones(2), "max")
+    with pytest.raises(ValueError, match=r"^inputs_shape must be \(T, F\) or \(T, B, F\), got \(4,\)$"):
+        jaxseq.explain(CELL, (T,))
+    with pytest.raises(ValueError, match="^implementation must be"):
+        jaxseq.explain(CELL, (T, F), implementation="fast")
+    with pytest.raises(ValueError, match="^LSTM must have a method output"):
+        jaxseq.state_output(CELL, params(), (jnp.ones(2), jnp.ones(2)))
+
+
+class Widening(MinimalGatedUnit):
+    """A cell with a bug: its state changes from step to step."""
+
+    def step(self, params, h, drive, masks):
+        h, output = super().step(params, h, drive, masks)
+        return jnp.concatenate([h, h], -1), output
+
+
+class Promoting(MinimalGatedUnit):
+    """Another: it computes in float32 whatever comes in."""
+
+    def step(self, params, h, drive, masks):
+        h, output = super().step(params, h, drive, masks)
+        return h.astype(jnp.float32), output
+
+
+def test_a_cell_whose_state_changes_shape_or_dtype_is_told_so():
+    inputs = jnp.ones((T, B, F))
+    with pytest.raises(ValueError, match=r"^the state that Widening.step returns must have .*\(3, 5\), got"):
+        jaxseq.scan(Widening(5), random_params(Widening(5), F, dtype="float32"), inputs)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), random_params(Promoting(5), F, dtype="float32"))
+    with pytest.raises(ValueError, match=r"^the state that Promoting.step returns must have dtype bfloat16"):
+        jaxseq.scan(Promoting(5), half, inputs.astype(jnp.bfloat16))

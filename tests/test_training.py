@@ -1,0 +1,297 @@
+"""Training: what a step computes, seeds, stopping, resuming, devices."""
+
+import functools
+import signal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxseq
+from jaxseq import losses, training
+
+ONE_DEVICE = jax.devices()[:1]
+RNG = np.random.default_rng(0)
+INPUTS = RNG.integers(0, 20, (50, 6)).astype(np.int32)
+TARGETS = (INPUTS[:, 0] < 10).astype(np.int32)
+MODEL = jaxseq.SequenceClassifier(
+    jaxseq.GRU(5), vocabulary_size=20, embedding_size=4, dropout=0.2, recurrent_dropout=0.2
+)
+PLAIN = jaxseq.SequenceClassifier(jaxseq.GRU(5), vocabulary_size=20, embedding_size=4)
+
+
+def make_task(model=MODEL):
+    return jaxseq.Task(model, losses.binary_cross_entropy, {"accuracy": losses.binary_accuracy})
+
+
+TRAIN = jaxseq.examples(INPUTS[:37], TARGETS[:37])
+VALIDATION = jaxseq.examples(INPUTS[37:], TARGETS[37:])
+FIT = functools.partial(
+    jaxseq.fit, make_task(), TRAIN, VALIDATION, batch_size=8, devices=ONE_DEVICE, progress=False
+)
+
+
+def rmsprop():
+    return jaxseq.rmsprop(1e-2)
+
+
+def same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return FIT(optimizer=rmsprop(), epochs=6, seeds=2, patience=2)
+
+
+def test_an_epoch_is_the_steps_that_a_plain_loop_takes():
+    """Every example once, in batches, the smaller last one by its own mean; figures weighted by examples."""
+    task = make_task(PLAIN)
+    result = jaxseq.fit(
+        task, TRAIN, optimizer=optax.sgd(0.5), epochs=2, batch_size=8, seeds=[3], devices=ONE_DEVICE, progress=False
+    )
+    init_key, key = jax.random.split(jax.random.key(3))
+    params = PLAIN.init(init_key, INPUTS[:1])["params"]
+
+    def loss(params, rows):
+        logits = PLAIN.apply({"params": params}, INPUTS[rows])[:, 0]
+        p = 1 / (1 + jnp.exp(-logits))
+        return -jnp.mean(jnp.where(TARGETS[rows] == 1, jnp.log(p), jnp.log(1 - p)))
+
+    for epoch in range(2):
+        order = jax.random.permutation(jax.random.fold_in(jax.random.split(key)[0], epoch), 37)
+        assert sorted(order.tolist()) == list(range(37))
+        total = 0.0
+        for start in range(0, 37, 8):
+            rows = order[start : start + 8]
+            value, gradient = jax.value_and_grad(loss)(params, rows)
+            params = jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient)
+            total += float(value) * len(rows)
+        assert result.history[0]["loss"][epoch] == pytest.approx(total / 37, rel=1e-5)
+    for a, b in zip(jax.tree.leaves(jaxseq.select(result.state.params, 0)), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert int(result.state.step[0]) == 10 and result.steps_per_epoch == 5
+
+
+def test_it_learns(uninterrupted):
+    first, last = (np.mean([run["loss"][i] for run in uninterrupted.history]) for i in (0, -1))
+    assert last < first
+
+
+def test_seeds_together_are_the_seeds_alone(uninterrupted):
+    for seed in (0, 1):
+        alone = FIT(optimizer=rmsprop(), epochs=6, seeds=[seed], patience=2)
+        assert alone.history[0] == uninterrupted.history[seed]
+        same(jaxseq.select(alone.best_params, 0), jaxseq.select(uninterrupted.best_params, seed))
+
+
+def test_the_same_call_gives_the_same_bits_and_another_seed_others(uninterrupted):
+    again = FIT(optimizer=rmsprop(), epochs=6, seeds=2, patience=2)
+    same(again.state, uninterrupted.state)
+    assert again.history == uninterrupted.history
+    assert again.history[0] != again.history[1]
+
+
+def test_resumed_between_epochs_is_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
+    FIT(optimizer=rmsprop(), epochs=2, seeds=2, patience=2, directory=tmp_path)
+    resumed = FIT(optimizer=rmsprop(), epochs=6, seeds=2, patience=2, directory=tmp_path, resume=True)
+    same(resumed.state, uninterrupted.state)
+    same(resumed.best_params, uninterrupted.best_params)
+    assert resumed.history == uninterrupted.history
+    assert resumed.best_epoch == uninterrupted.best_epoch
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_within_an_epoch_is_saved_and_resumed_bit_for_bit(tmp_path, monkeypatch, uninterrupted, number):
+    note, calls = training._Pace.note, []
+
+    def interrupting(self, steps, seconds):
+        note(self, steps, seconds)
+        self.steps = 2  # so that the signal comes within an epoch
+        calls.append(steps)
+        if len(calls) == 5:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(training._Pace, "note", interrupting)
+    with pytest.raises(jaxseq.Interrupted, match="--resume") as error:
+        FIT(optimizer=rmsprop(), epochs=6, seeds=2, patience=2, directory=tmp_path)
+    assert error.value.exit_code == 128 + number
+    assert sum(calls) % 5 != 0
+    resumed = FIT(optimizer=rmsprop(), epochs=6, seeds=2, patience=2, directory=tmp_path, resume=True)
+    same(resumed.state, uninterrupted.state)
+    same(resumed.best_params, uninterrupted.best_params)
+    assert resumed.history == uninterrupted.history
+
+
+def test_early_stopping_stops_each_seed_where_keras_would():
+    result = FIT(optimizer=rmsprop(), epochs=30, seeds=3, patience=2)
+    lengths = set()
+    for run, best in zip(result.history, result.best_epoch, strict=True):
+        values, waited, wanted, low = run["val_loss"], 0, None, np.inf
+        for epoch, value in enumerate(values, 1):  # Keras' EarlyStopping, in words
+            if value < low:
+                low, waited, wanted = value, 0, epoch
+            else:
+                waited += 1
+        assert best == wanted == int(np.argmin(values)) + 1
+        assert len(values) == 30 or waited == 2
+        lengths.add(len(values))
+    assert min(lengths) < 30
+    scores = jaxseq.evaluate(make_task(), result.best_params, VALIDATION, batch_size=8, devices=ONE_DEVICE)
+    for seed, run in enumerate(result.history):
+        assert float(scores["loss"][seed]) == min(run["val_loss"])  # the weights kept are the best epoch's
+
+
+def test_several_devices_give_the_single_device_result():
+    settings = {"optimizer": rmsprop(), "epochs": 2, "batch_size": 12, "progress": False}
+    one = jaxseq.fit(make_task(PLAIN), TRAIN, VALIDATION, devices=ONE_DEVICE, **settings)
+    for count in (3, len(jax.devices())):
+        several = jaxseq.fit(make_task(PLAIN), TRAIN, VALIDATION, devices=jax.devices()[:count], **settings)
+        for a, b in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(several.state.params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # RMSprop's 1/√v enlarges rounding
+        np.testing.assert_allclose(one.history[0]["val_loss"], several.history[0]["val_loss"], rtol=1e-4)
+
+
+def test_evaluate_and_predict_do_not_depend_on_the_batch_size():
+    params = PLAIN.init(jax.random.key(0), INPUTS[:1])["params"]
+    stacked = jax.tree.map(lambda leaf: leaf[None], params)
+    logits = np.asarray(PLAIN.apply({"params": params}, INPUTS))
+    expected = np.mean((logits[:, 0] > 0) == TARGETS)
+    for batch_size in (1, 7, 50, 64):
+        data = jaxseq.examples(INPUTS, TARGETS)
+        scores = jaxseq.evaluate(make_task(PLAIN), stacked, data, batch_size=batch_size)
+        assert float(scores["accuracy"][0]) == pytest.approx(expected)
+        np.testing.assert_allclose(
+            jaxseq.predict(PLAIN, params, INPUTS, batch_size=batch_size), logits, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_draws_with_replacement_fill_an_epoch():
+    data = TRAIN._replace(draws=100)
+    result = jaxseq.fit(
+        make_task(PLAIN), data, optimizer=rmsprop(), epochs=1, batch_size=8, devices=ONE_DEVICE, progress=False
+    )
+    assert result.steps_per_epoch == 13 and int(result.state.step[0]) == 13
+
+
+def test_weights_count_steps_and_leave_the_rest_out():
+    tags = INPUTS % 3
+    mask = np.arange(6) < 4
+    spoiled = np.where(mask, tags, 0).astype(np.int32)
+    task = jaxseq.Task(
+        jaxseq.SequenceTagger(jaxseq.GRU(5), vocabulary_size=20, embedding_size=4, classes=3),
+        losses.categorical_cross_entropy,
+    )
+    histories = []
+    for targets in (tags.astype(np.int32), spoiled):
+        data = jaxseq.examples(INPUTS, targets, np.broadcast_to(mask, tags.shape))
+        result = jaxseq.fit(
+            task, data, optimizer=rmsprop(), epochs=2, batch_size=8, devices=ONE_DEVICE, progress=False
+        )
+        histories.append(result.history)
+    assert histories[0] == histories[1]
+
+
+def test_more_epochs_do_not_compile_more():
+    traces = []
+
+    class Counted(nn.Module):
+        @nn.compact
+        def __call__(self, inputs, *, train=False):
+            traces.append(train)
+            return nn.Dense(1)(inputs.astype(jnp.float32))
+
+    def count(epochs):
+        traces.clear()
+        jaxseq.fit(
+            make_task(Counted()),
+            TRAIN,
+            VALIDATION,
+            optimizer=rmsprop(),
+            epochs=epochs,
+            batch_size=8,
+            devices=ONE_DEVICE,
+            progress=False,
+        )
+        return len(traces)
+
+    assert count(1) == count(5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    class Exploding(nn.Module):
+        @nn.compact
+        def __call__(self, inputs, *, train=False):
+            return jnp.exp(nn.Dense(1)(inputs.astype(jnp.float32)) * 1e3)
+
+    task = jaxseq.Task(Exploding(), losses.squared_error)
+    data = jaxseq.examples(INPUTS, TARGETS.astype(np.float32))
+    with pytest.raises(jaxseq.TrainingDiverged, match=r"loss must stay finite, got .* epoch 1 .*clip"):
+        jaxseq.fit(task, data, optimizer=optax.sgd(1.0), epochs=3, batch_size=8, devices=ONE_DEVICE, progress=False)
+
+
+def test_batch_statistics_are_refused():
+    class Normalised(nn.Module):
+        @nn.compact
+        def __call__(self, inputs, *, train=False):
+            return nn.BatchNorm(use_running_average=not train)(nn.Dense(1)(inputs.astype(jnp.float32)))
+
+    with pytest.raises(ValueError, match="collection 'params'.*batch_stats"):
+        jaxseq.fit(make_task(Normalised()), TRAIN, optimizer=rmsprop(), epochs=1, batch_size=8, progress=False)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"epochs": 0}, "epochs must be"),
+        ({"epochs": 1.5}, "epochs must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"patience": 0}, "patience must be"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"seeds": []}, "seeds must be"),
+        ({"seeds": [1, 1]}, "seeds must be"),
+        ({"seeds": [-1]}, "seeds must be"),
+        ({"monitor": "f1"}, "monitor must be"),
+        ({"resume": True}, "resume needs a directory"),
+    ],
+)
+def test_bad_settings_are_named(settings, words):
+    with pytest.raises(ValueError, match=words) as error:
+        FIT(**{"optimizer": rmsprop(), "epochs": 1, **settings})
+    assert "\n" not in str(error.value)
+
+
+def test_a_directory_with_checkpoints_is_not_overwritten(tmp_path):
+    FIT(optimizer=rmsprop(), epochs=1, directory=tmp_path)
+    with pytest.raises(ValueError, match="directory must hold no checkpoints unless resume=True"):
+        FIT(optimizer=rmsprop(), epochs=1, directory=tmp_path)
+    with pytest.raises(ValueError, match=r"seeds must be \[0\]"):
+        FIT(optimizer=rmsprop(), epochs=1, seeds=2, directory=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "arrays, words",
+    [
+        ((np.zeros((0, 3)), np.zeros(0)), "empty set"),
+        ((np.zeros((2, 3)), np.zeros(3)), "equally many"),
+        ((np.array([[0.0, np.nan]]), np.zeros(1)), r"inputs must be finite, got nan at index \(0, 1\)"),
+        ((np.zeros((2, 3)), np.array([0, np.inf])), r"targets must be finite, got inf at index \(1,\)"),
+        (((np.zeros((1, 2)), np.full((1, 2), np.inf)), np.zeros(1)), "inputs must be finite"),
+    ],
+)
+def test_bad_data_is_named(arrays, words):
+    with pytest.raises(ValueError, match=words):
+        jaxseq.examples(*arrays)
+
+
+def test_checkpoints_hold_the_best_parameters_apart(tmp_path):
+    result = FIT(optimizer=rmsprop(), epochs=3, seeds=2, directory=tmp_path)
+    best = jaxseq.checkpoints.restore(tmp_path / "best", result.best_params)
+    assert best is not None and best.metadata == {"epochs": result.best_epoch}
+    same(best.tree, result.best_params)
