@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.command(options)
     except KeyboardInterrupt as error:
-        print(f"\n{error or 'interrupted'}", file=sys.stderr)
+        print(f"\n{str(error) or 'interrupted'}", file=sys.stderr)
         return getattr(error, "exit_code", 130)
     except (UserError, DataNotFound, TrainingDiverged, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Recurrent networks in JAX: a cell is one equation, the engine does everything else."""
 
-from jaxseq import checkpoints, losses
+from jaxseq import checkpoints, conversions, losses
 from jaxseq.cells import (
     GRU,
     LSTM,
@@ -54,6 +54,7 @@ from jaxseq.training import (
 
 __all__ = [
     "checkpoints",
+    "conversions",
     "Bidirectional",
     "Cell",
     "Choice",

@@ -206,9 +206,7 @@ class SequenceEncoder(nn.Module):
     recurrent_dropout: float | Sequence[float] = 0.0
 
     @nn.compact
-    def __call__(
-        self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool = False
-    ) -> Any:
+    def __call__(self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Any:
         """(last output [B, H], outputs [B, T, H]); arguments as in `encode`."""
         last, outputs, _ = self.encode(inputs, mask=mask, train=train)
         return last, jnp.swapaxes(outputs, 0, 1)
@@ -231,12 +229,12 @@ class SequenceEncoder(nn.Module):
         if not cells:
             raise ValueError("cells must hold at least one cell, got none")
         inputs = jnp.asarray(inputs)
+        self.check_inputs(inputs)
         if self.vocabulary_size is None:
             if self.padding_index is not None:
                 raise ValueError("padding_index needs vocabulary_size: features have no padding index")
-            outputs = jnp.swapaxes(_check_features(inputs), 0, 1)
+            outputs = jnp.swapaxes(inputs, 0, 1)
         else:
-            check_tokens(inputs, self.vocabulary_size)
             if self.embedding_size is None:
                 raise ValueError(f"embedding_size must be set with vocabulary_size={self.vocabulary_size}")
             if self.padding_index is not None:
@@ -258,6 +256,19 @@ class SequenceEncoder(nn.Module):
             states.append(state)
             last = layer.last_output(state)
         return last, outputs, states
+
+    def check_inputs(self, inputs: jax.Array) -> None:
+        """Checks inputs before they are traced, where a token's value is still known; `fit` calls it.
+
+        Raises:
+          ValueError: inputs are not of the kind that the settings say, or a token lies outside the vocabulary.
+        """
+        if self.vocabulary_size is not None:
+            check_tokens(inputs, self.vocabulary_size)
+        elif inputs.ndim != 3:
+            raise ValueError(
+                f"inputs must be features, float [B, T, F], where no vocabulary_size is set, got shape {inputs.shape}"
+            )
 
 
 class SequenceClassifier(SequenceEncoder):
@@ -355,6 +366,11 @@ class EncoderDecoder(nn.Module):
         _, logits = self.decode(self.encode(source), target)
         return logits
 
+    def check_inputs(self, source: jax.Array, target: jax.Array) -> None:
+        """Raises ValueError where a token lies outside its vocabulary; `fit` calls it before tracing."""
+        check_tokens(source, self.source_vocabulary_size)
+        check_tokens(target, self.target_vocabulary_size)
+
     def encode(self, source: jax.Array) -> list[Any]:
         """Reads the source [B, S]; the layers' final states."""
         check_tokens(source, self.source_vocabulary_size)
@@ -420,14 +436,6 @@ def check_tokens(tokens: Any, vocabulary_size: int) -> None:
         raise ValueError(
             f"inputs must be token indices from 0 to {vocabulary_size - 1}, got {low if low < 0 else high}"
         )
-
-
-def _check_features(inputs: jax.Array) -> jax.Array:
-    if inputs.ndim != 3:
-        raise ValueError(
-            f"inputs must be features, float [B, T, F], where no vocabulary_size is set, got shape {inputs.shape}"
-        )
-    return inputs
 
 
 def _per_layer(name: str, rates: float | Sequence[float], layers: int) -> Sequence[float]:

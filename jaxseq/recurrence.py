@@ -412,7 +412,7 @@ def _advance(cell: Cell, call: _Call, state: Any, step: _Step, *, project: bool)
 
 def _python_loop(body: Any, state: Any, steps: _Step, reverse: bool) -> tuple[Any, Any]:
     """`jax.lax.scan` without the loop: one copy of the body for each step."""
-    length = steps.inputs.shape[0] if isinstance(steps.inputs, jax.Array) else 0
+    length = steps.inputs.shape[0]
     if not length:
         return jax.lax.scan(body, state, steps)  # nothing to unroll; scan knows the shape of no outputs
     order = range(length)

@@ -175,6 +175,9 @@ def fit(
         if data is not None and not len(data.rows):
             raise ValueError(f"{name} must hold at least one example, got an empty set")
 
+    for data in (train, validation):
+        _check_inputs(task.model, data)
+
     mesh = make_mesh(devices)
     run_chunk = _make_train_chunk(task, train, optimizer, batch_size, mesh)
     run_evaluation = None if validation is None else _make_evaluation(task, validation, batch_size, mesh)
@@ -272,6 +275,7 @@ def evaluate(
     """
     if not len(data.rows):
         raise ValueError("data must hold at least one example, got an empty set")
+    _check_inputs(task.model, data)
     mesh = make_mesh(devices)
     replicated = NamedSharding(mesh, PartitionSpec())
     run = _make_evaluation(task, data, batch_size, mesh)
@@ -292,6 +296,7 @@ def predict(model: Any, params: Any, inputs: Any, *, batch_size: int = 128) -> n
       ValueError: there are no inputs.
     """
     data = examples(inputs, np.zeros(len(jax.tree.leaves(inputs)[0]), np.float32))
+    _check_inputs(model, data)
     rows = _batches(jnp.asarray(data.rows), batch_size, 1)[0]
     arrays = jax.tree.map(jnp.asarray, data.arrays[0])
 
@@ -326,6 +331,12 @@ def _initialize(model: Any, one_input: Any, optimizer: optax.GradientTransformat
         raise ValueError(f"model must keep all its variables in the collection 'params', got {sorted(variables)}")
     params = variables.get("params", {})
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), train_key)
+
+
+def _check_inputs(model: Any, data: Examples | None) -> None:
+    """Lets a model look at inputs that lie there as arrays; inside `jit` their values are unknown."""
+    if data is not None and data.take is take_rows and hasattr(model, "check_inputs"):
+        model.check_inputs(*_as_arguments(data.arrays[0]))
 
 
 def _as_arguments(inputs: Any) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxseq
-from tests.examples import CELLS, wrapped
+from tests.examples import CELLS, random_params, wrapped
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -128,7 +128,7 @@ def test_dropout_on_a_cell_that_takes_no_masks_raises(cell):
 def test_each_gate_reads_its_own_mask_at_every_step(name):
     # A mask that drops all of one gate's inputs is that gate's weights set to zero: at every step, no other gate.
     cell = CELLS[name]
-    inner, params = wrapped(cell), cell.init(jax.random.key(0), 4)
+    inner, params = wrapped(cell), random_params(cell, 4, dtype="float32")
     own = params.cell if inner is not cell else params
     inputs = jax.random.normal(jax.random.key(1), (6, 4))
     run = jax.jit(lambda params, masks: jaxseq.scan(cell, params, inputs, dropout_masks=masks)[1])

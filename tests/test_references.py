@@ -35,7 +35,7 @@ def test_gradients_are_the_slope_of_the_values(name, with_state, reverse, x64):
 
         def moved(distance, argument=argument, direction=direction):
             ahead = list(point)
-            ahead[argument] = jax.tree.map(lambda a, d: a + distance * d, point[argument], direction)
+            ahead[argument] = jax.tree.map(lambda a, b: a + distance * b, point[argument], direction)
             return run(*ahead)[0]
 
         slope = (8 * (moved(1e-3) - moved(-1e-3)) - (moved(2e-3) - moved(-2e-3))) / 12e-3

@@ -29,9 +29,7 @@ def make_task(model=MODEL):
 
 TRAIN = jaxseq.examples(INPUTS[:37], TARGETS[:37])
 VALIDATION = jaxseq.examples(INPUTS[37:], TARGETS[37:])
-FIT = functools.partial(
-    jaxseq.fit, make_task(), TRAIN, VALIDATION, batch_size=8, devices=ONE_DEVICE, progress=False
-)
+FIT = functools.partial(jaxseq.fit, make_task(), TRAIN, VALIDATION, batch_size=8, devices=ONE_DEVICE, progress=False)
 
 
 def rmsprop():
@@ -191,9 +189,7 @@ def test_weights_count_steps_and_leave_the_rest_out():
     histories = []
     for targets in (tags.astype(np.int32), spoiled):
         data = jaxseq.examples(INPUTS, targets, np.broadcast_to(mask, tags.shape))
-        result = jaxseq.fit(
-            task, data, optimizer=rmsprop(), epochs=2, batch_size=8, devices=ONE_DEVICE, progress=False
-        )
+        result = jaxseq.fit(task, data, optimizer=rmsprop(), epochs=2, batch_size=8, devices=ONE_DEVICE, progress=False)
         histories.append(result.history)
     assert histories[0] == histories[1]
 
@@ -290,8 +286,36 @@ def test_bad_data_is_named(arrays, words):
         jaxseq.examples(*arrays)
 
 
+def test_a_token_outside_the_vocabulary_is_named_before_training():
+    bad = INPUTS.copy()
+    bad[3, 2] = 20
+    data = jaxseq.examples(bad, TARGETS)
+    params = PLAIN.init(jax.random.key(0), INPUTS[:1])["params"]
+    stacked = jax.tree.map(lambda leaf: leaf[None], params)
+    for call in (
+        lambda: jaxseq.fit(make_task(), TRAIN, data, optimizer=rmsprop(), epochs=1, batch_size=8, progress=False),
+        lambda: jaxseq.fit(make_task(), data, optimizer=rmsprop(), epochs=1, batch_size=8, progress=False),
+        lambda: jaxseq.evaluate(make_task(), stacked, data, batch_size=8),
+        lambda: jaxseq.predict(PLAIN, params, bad),
+    ):
+        with pytest.raises(ValueError, match="token indices from 0 to 19, got 20"):
+            call()
+
+
 def test_checkpoints_hold_the_best_parameters_apart(tmp_path):
     result = FIT(optimizer=rmsprop(), epochs=3, seeds=2, directory=tmp_path)
     best = jaxseq.checkpoints.restore(tmp_path / "best", result.best_params)
     assert best is not None and best.metadata == {"epochs": result.best_epoch}
     same(best.tree, result.best_params)
+
+
+def test_seeds_side_by_side_are_seeds_one_after_another(monkeypatch, uninterrupted):
+    """The accelerator's way, `vmap`, takes the same steps as the CPU's, `lax.map`, and freezes a stopped seed."""
+    monkeypatch.setattr(training, "_over_seeds", jax.vmap)
+    result = FIT(optimizer=rmsprop(), epochs=6, seeds=2, patience=2)
+    for ours, theirs in zip(result.history, uninterrupted.history, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3)
+    assert result.best_epoch == uninterrupted.best_epoch
+    assert result.state.step.tolist() == uninterrupted.state.step.tolist()
