@@ -12,7 +12,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, signal_number: int, directory: str | Path | None) -> None:
         """Says what came and where the run was saved, if anywhere."""
-        saved = f"saved in {directory}; --resume goes on from there" if directory else "nothing was saved"
+        saved = f"saved in {directory}; --resume goes on from there" if directory else "not saved"
         super().__init__(f"interrupted by {signal.Signals(signal_number).name}, {saved}")
         self.exit_code = 128 + signal_number
 

@@ -18,6 +18,7 @@ from jaxseq.masks import check_takes_masks
 
 Implementation = Literal["scan", "hoisted", "unrolled"]
 IMPLEMENTATIONS = ("scan", "hoisted", "unrolled")
+_WIDE = 60  # F / H from which hoisting was measured to pay on a CPU, or to cost nothing, for every cell
 MERGES = ("concatenate", "sum", "average", "multiply", None)
 
 
@@ -100,7 +101,8 @@ def scan(
     call = _prepare(cell, params, inputs, state, mask, resets, dropout_masks, reverse)
     if isinstance(unroll, bool) or not isinstance(unroll, int) or unroll < 1:
         raise ValueError(f"unroll must be an integer of at least 1, got {unroll!r}")
-    implementation = _choose(implementation, call.steps.inputs.shape).implementation
+    dropout = call.dropout_masks is not None and call.dropout_masks.input is not None
+    implementation = _choose(implementation, cell, call.steps.inputs.shape, dropout).implementation
     if implementation == "unrolled" and unroll != 1:
         raise ValueError(f'unroll must be 1 with implementation="unrolled", got {unroll}')
 
@@ -310,22 +312,28 @@ def state_output(cell: Cell, params: Any, state: Any) -> jax.Array:
     )
 
 
-def explain(cell: Cell, inputs_shape: tuple[int, ...], *, implementation: Implementation | None = None) -> Choice:
+def explain(
+    cell: Cell,
+    inputs_shape: tuple[int, ...],
+    *,
+    dropout: bool = False,
+    implementation: Implementation | None = None,
+) -> Choice:
     """Says which implementation `scan` takes for inputs of this shape on this machine, and why.
 
     Args:
       cell: the cell.
       inputs_shape: (T, F) or (T, B, F).
+      dropout: whether the inputs have dropout masks.
       implementation: as in `scan`.
     Returns:
       Choice(implementation, reason).
     Raises:
       ValueError: `implementation` is unknown, or the shape has under two axes.
     """
-    del cell  # every cell takes the same road so far
     if len(inputs_shape) < 2:
         raise ValueError(f"inputs_shape must be (T, F) or (T, B, F), got {inputs_shape}")
-    return _choose(implementation, inputs_shape)
+    return _choose(implementation, cell, inputs_shape, dropout)
 
 
 class _Step(NamedTuple):
@@ -422,13 +430,20 @@ def _python_loop(body: Any, state: Any, steps: _Step, reverse: bool) -> tuple[An
     return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
 
-def _choose(implementation: str | None, shape: tuple[int, ...]) -> Choice:
-    """Picks an implementation; see benchmarks/results for the measurements."""
+def _choose(implementation: str | None, cell: Cell, shape: tuple[int, ...], dropout: bool) -> Choice:
+    """Picks an implementation.
+
+    The rule for CPUs is benchmarks/results/projection.json's: hoisting costs a pass over all drives, [T, B, G·H], and
+    wins surely only where inputs are so much wider that reading them together saves more. B plays no part in it:
+    under `vmap` nobody knows B.
+    """
     if implementation is not None:
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(f"implementation must be None or one of {IMPLEMENTATIONS}, got {implementation!r}")
         return Choice(implementation, "forced by the caller")  # type: ignore[arg-type]  # just checked
     if _platform() == "cpu":
+        if shape[-1] >= _WIDE * cell.hidden_size and not dropout:
+            return Choice("hoisted", f"on a CPU one large product pays where F is {_WIDE} times H and more")
         return Choice("scan", "on a CPU the input product stays in the cache inside the loop")
     return Choice("hoisted", "on an accelerator one large product beats T small ones and their launches")
 

@@ -214,11 +214,12 @@ def fit(
     with bar, interrupts_noted() as interrupted:
         while run.epoch < epochs and not all(run.stopped):
             stop = min(run.position + pace.steps, steps)
+            running = ~np.asarray(run.stopped)
             started = time.monotonic()
             run.state, run.totals = run_chunk(
                 run.state,
                 run.totals,
-                np.asarray(run.stopped),
+                ~running,
                 arrays,
                 rows,
                 np.int32(run.epoch),
@@ -236,8 +237,7 @@ def fit(
                     means |= {f"val_{name}": value for name, value in _means(totals).items()}
                 run.end_epoch(means, means[prefix + monitor], maximize, patience)
                 run.totals = jax.tree.map(jnp.zeros_like, run.totals)
-            shown = {name: f"{np.mean(value):.4f}" for name, value in means.items()}
-            bar.set_postfix(shown, refresh=False)
+            bar.set_postfix({name: f"{value[running].mean():.4f}" for name, value in means.items()}, refresh=False)
 
             now = time.monotonic()
             done = run.epoch == epochs or all(run.stopped)
@@ -246,7 +246,7 @@ def fit(
                 clock = now
                 _save(Path(directory), run, settings)
                 last_save = time.monotonic()
-            if interrupted and not done:
+            if interrupted:
                 raise Interrupted(interrupted[0], directory)
     run.seconds += time.monotonic() - clock
     return Fit(run.state, run.best_params, run.best_epoch, run.history, run.seconds, steps)

@@ -364,3 +364,7 @@ def test_explain_says_what_scan_takes():
     assert choice.implementation in ("scan", "hoisted") and choice.reason
     with jax.default_device(jax.devices("cpu")[0]):
         assert jaxseq.explain(CELLS["lstm"], (T, F)).implementation == "scan"
+        wide = 60 * CELLS["lstm"].hidden_size  # benchmarks/results/projection.json
+        assert jaxseq.explain(CELLS["lstm"], (T, B, wide - 1)).implementation == "scan"
+        assert jaxseq.explain(CELLS["lstm"], (T, B, wide)).implementation == "hoisted"
+        assert jaxseq.explain(CELLS["lstm"], (T, B, wide), dropout=True).implementation == "scan"
