@@ -12,6 +12,7 @@ from jaxseq.cells import (
     cell_to_json,
     gate_product,
 )
+from jaxseq.epochs import Examples, Task, TrainState, examples
 from jaxseq.interrupts import Interrupted
 from jaxseq.masks import dropout_masks, length_mask, packing_resets
 from jaxseq.model_summary import count_parameters, summary
@@ -40,13 +41,9 @@ from jaxseq.recurrence import (
 from jaxseq.sequences import length_buckets, multi_hot, one_hot, pad_sequences, sequence_lengths
 from jaxseq.timeseries import Scaler, Windows, chronological_split
 from jaxseq.training import (
-    Examples,
     Fit,
-    Task,
     TrainingDiverged,
-    TrainState,
     evaluate,
-    examples,
     fit,
     predict,
     select,

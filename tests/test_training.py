@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import jaxseq
+from jaxseq import epochs as compiled
 from jaxseq import losses, training
 
 ONE_DEVICE = jax.devices()[:1]
@@ -311,7 +312,7 @@ def test_checkpoints_hold_the_best_parameters_apart(tmp_path):
 
 def test_seeds_side_by_side_are_seeds_one_after_another(monkeypatch, uninterrupted):
     """The accelerator's way, `vmap`, takes the same steps as the CPU's, `lax.map`, and freezes a stopped seed."""
-    monkeypatch.setattr(training, "_over_seeds", jax.vmap)
+    monkeypatch.setattr(compiled, "_over_seeds", jax.vmap)
     result = FIT(optimizer=rmsprop(), epochs=6, seeds=2, patience=2)
     for ours, theirs in zip(result.history, uninterrupted.history, strict=True):
         assert ours.keys() == theirs.keys()
