@@ -15,27 +15,27 @@ def curves(result: dict[str, Any], path: Path) -> None:
       result: a result with a history.
       path: the PNG to write.
     """
-    figure_module = _matplotlib()
     shown = [result, *result.get("variants", [])]
-    names = [name for name in shown[0]["history"][0] if not name.startswith("val_")]
-    figure = figure_module.Figure(figsize=(4.6 * len(names), 3.4 * len(shown)), layout="constrained")
-    axes = figure.subplots(len(shown), len(names), squeeze=False)
-    for row, variant in zip(axes, shown, strict=True):
-        for axis, name in zip(row, names, strict=True):
-            for key, label, color in (
-                (name, "training", _TRAINING),
-                (f"val_{name}", "validation", _VALIDATION),
-            ):
-                histories = [run[key] for run in variant["history"] if key in run]
-                if histories:
-                    _spread(axis, histories, label, color)
-            axis.set_xlabel("epoch")
-            axis.set_ylabel(name)
-            axis.grid(alpha=0.25)
-        row[0].legend(frameon=False)
-        row[0].set_title(variant.get("label") or "documented variant", loc="left", fontsize=9)
+    panels = [(variant, name) for variant in shown for name in variant["history"][0] if not name.startswith("val_")]
+    columns = min(len(panels), 2 if len(panels) <= 8 else 5)
+    rows = -(-len(panels) // columns)
+    figure = _matplotlib().Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (variant, name) in zip(axes, panels, strict=False):
+        for key, label, color in ((name, "training", _TRAINING), (f"val_{name}", "validation", _VALIDATION)):
+            histories = [run[key] for run in variant["history"] if key in run]
+            if histories:
+                _spread(axis, histories, label, color)
+        axis.set_xlabel("epoch")
+        axis.locator_params(axis="x", integer=True)
+        axis.set_ylabel(name)
+        axis.set_title(variant.get("label") or "as documented", loc="left", fontsize=9)
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False)
+    for axis in axes[len(panels) :]:
+        axis.remove()
     seeds = len(result["seeds"])
-    kind = "" if result["data"]["kind"] == "real" else " — SYNTHETIC data"
+    kind = " — SYNTHETIC data" if result["data"]["kind"] == "synthetic" else ""
     figure.suptitle(f"{result['name']}, {seeds} seed{'s' * (seeds != 1)}{kind}")
     figure.savefig(path, dpi=110)
 

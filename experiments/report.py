@@ -29,9 +29,9 @@ def markdown(results: list[dict[str, Any]]) -> str:
         "| --- | --- | ---: | ---: | --- | --- | --- | --- | ---: |",
     ]
     for result in results:
-        lines.append(_row(result, result["name"], result["documented"]))
+        lines.append(_row(result, _title(result["name"], result), result["documented"]))
         for variant in result.get("variants", []):
-            lines.append(_row(variant, f"{result['name']}, {variant['label']}", "(control)"))
+            lines.append(_row(variant, _title(result["name"], variant), "(control)"))
     notes = {f"- {result['name']}: {note}" for result in results for note in result["notes"]}
     if notes:
         lines += ["", "Notes:", "", *sorted(notes)]
@@ -41,6 +41,10 @@ def markdown(results: list[dict[str, Any]]) -> str:
         "that epoch. A row marked SYNTHETIC ran on generated data and is not comparable with the document's figure.",
     ]
     return "\n".join(lines)
+
+
+def _title(name: str, variant: dict[str, Any]) -> str:
+    return f"{name}, {variant['label']}" if variant.get("label") else name
 
 
 def _row(result: dict[str, Any], name: str, documented: str) -> str:
