@@ -15,6 +15,7 @@ import jax
 
 import benchmarks
 from benchmarks import measuring
+from experiments.arguments import positive
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -86,14 +87,14 @@ def _add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     )
     parser.add_argument(
         "--repeats",
-        type=measuring.positive,
+        type=positive,
         default=15,
         metavar="N",
         help="samples of each case (default: %(default)s)",
     )
     parser.add_argument(
         "--devices",
-        type=measuring.positive,
+        type=positive,
         default=1,
         metavar="N",
         help="devices that share the batch; on a CPU, as many virtual ones are made (default: %(default)s)",
@@ -122,7 +123,7 @@ def _run(options: argparse.Namespace) -> int:
     result = {
         "benchmark": options.command,
         "question": _question(options.benchmark),
-        "environment": measuring.environment(options.devices),
+        "environment": measuring.describe_machine(options.devices),
         **options.benchmark.measure(options),
     }
     print(_title(result), options.benchmark.table(result), sep="\n\n", flush=True)

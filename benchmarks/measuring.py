@@ -7,9 +7,7 @@ the machine does falls on all of them alike.
 Axis letters: T time, B batch, F input features, H hidden.
 """
 
-import argparse
 import datetime
-import importlib.metadata
 import math
 import os
 import platform
@@ -18,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxseq
+from jaxseq import environment
 
 CELLS = {
     "lstm": jaxseq.LSTM,
@@ -214,37 +212,19 @@ def time_interleaved(
     return {name: _timing(samples[name], calls[name]) for name in runs}
 
 
-def environment(devices: int) -> dict[str, Any]:
+def describe_machine(devices: int) -> dict[str, Any]:
     """What the measurement ran on: device, versions, cores, date."""
-    packages = ("jax", "jaxlib", "numpy", "jaxseq")
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "devices": devices,
-        "processor": _processor(),
-        "cores": cores(),
+        "processor": environment.processor(),
+        "cores": environment.cores(),
         "load_average_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages},
+        **environment.versions("jax", "jaxlib", "numpy", "jaxseq"),
     }
-
-
-def positive(text: str) -> int:
-    """Reads a number of things from the command line; for argparse's `type`."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return value
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def progress(text: str) -> None:
@@ -311,13 +291,3 @@ def _seconds_per_call(run: Callable[[], Any], calls: int) -> float:
 def _timing(samples: list[float], calls: int) -> Timing:
     lower, median, upper = (float(value) for value in np.quantile(samples, (0.25, 0.5, 0.75)))
     return Timing(median, lower, upper, len(samples), calls)
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

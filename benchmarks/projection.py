@@ -13,6 +13,7 @@ from typing import Any
 
 import jaxseq
 from benchmarks import measuring
+from experiments.arguments import positive
 
 IMPLEMENTATIONS = ("scan", "hoisted")
 SMOKE = {"cells": ("gru",), "length": 3, "batches": (2,), "features": (3,), "hidden": (2, 4), "repeats": 2}
@@ -20,10 +21,10 @@ SMOKE = {"cells": ("gru",), "length": 3, "batches": (2,), "features": (3,), "hid
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options; the grid itself is fixed."""
-    parser.add_argument("--length", type=measuring.positive, default=200, metavar="T", help="default: %(default)s")
+    parser.add_argument("--length", type=positive, default=200, metavar="T", help="default: %(default)s")
     parser.add_argument(
         "--seconds",
-        type=measuring.positive,
+        type=positive,
         default=2,
         metavar="S",
         help="a shape is done with after so many, three samples at least (default: %(default)s)",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jaxseq
 from benchmarks import measuring
+from experiments.arguments import positive
 
 
 class Case(NamedTuple):
@@ -51,7 +52,6 @@ _CompileTimes = defaultdict[tuple[Case, str], dict[int, float]]  # seconds by co
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
-    positive = measuring.positive
     parser.add_argument(
         "--lengths",
         type=_lengths,
@@ -304,7 +304,7 @@ def _draw_line(axis: Any, cases: list[dict[str, Any]], measured: str, quantity: 
 
 def _lengths(text: str) -> tuple[int, ...]:
     try:
-        return tuple(sorted({measuring.positive(part) for part in text.split(",")}))
+        return tuple(sorted({positive(part) for part in text.split(",")}))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"must be integers of at least 1 with commas between, got {text!r}") from None
 

@@ -2,11 +2,12 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 import jax
+
+from experiments.arguments import positive
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,9 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _use_every_core() -> None:
     """One CPU device a core, to shard batches over; settable only before JAX's first array."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from jaxseq import environment
+
     try:
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", environment.cores())
     except RuntimeError:
         pass  # called from a program that has used JAX already: its devices are taken as they are
 
@@ -59,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto (the default): real where it is found or can be downloaded, else synthetic, with a notice",
     )
-    run.add_argument("--seeds", type=_positive, default=3, metavar="N", help="how many seeds (default: 3)")
-    run.add_argument("--epochs", type=_positive, metavar="N", help="in place of the documented number")
+    run.add_argument("--seeds", type=positive, default=3, metavar="N", help="how many seeds (default: 3)")
+    run.add_argument("--epochs", type=positive, metavar="N", help="in place of the documented number")
     run.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     run.add_argument("--resume", action="store_true", help="go on with an unfinished run")
     run.add_argument("--again", action="store_true", help="run a finished or unfinished one anew")
@@ -71,16 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("directory", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     report.set_defaults(command=_report)
     return parser
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return value
 
 
 def _list(options: argparse.Namespace) -> int:

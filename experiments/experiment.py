@@ -1,17 +1,14 @@
 """What an experiment is, and how one is run: data, training, figures, files."""
 
 import dataclasses
-import functools
 import json
 import os
-import platform
 import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +18,7 @@ import optax
 
 import jaxseq
 from experiments import plots
+from jaxseq import environment
 from jaxseq.datasets.files import DataNotFound
 
 SMOKE_EXAMPLES = 96  # of each part, in a smoke run
@@ -243,26 +241,16 @@ def machine() -> dict[str, Any]:
     """What it ran on: device, cores, versions."""
     device = jax.devices()[0]
     names = ("jaxseq", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,
             "devices": len(jax.devices()),
-            "processor": _processor(),
-            "cores": cores,
+            "processor": environment.processor(),
+            "cores": environment.cores(),
         },
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in names},
+        "versions": environment.versions(*names),
     }
-
-
-@functools.cache
-def _processor() -> str:
-    try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor()
 
 
 def prepare_directory(directory: Path, request: Request) -> None:

@@ -91,7 +91,8 @@ def fit(
       directory: where checkpoints go: `latest/`, with everything a resumed run needs, and `best/`; None: nowhere.
       resume: go on from the newest intact checkpoint in `directory`, if there is one.
       save_every: seconds between checkpoints; one is always written at the end and when interrupted.
-      devices: to shard every batch over; None: all.
+      devices: to shard every batch over; None: all. Another number of them changes the last bits, and where the
+        model drops out, which values.
       progress: show a progress bar; None: if stderr is a terminal.
       label: the bar's name.
     Returns:
