@@ -152,7 +152,7 @@ def run(experiment: Experiment, request: Request) -> dict[str, Any]:
     }
     if experiment.measure is not None:
         data = experiment.load(synthetic, request.smoke)
-        result |= {"data": data.source, "notes": list(data.notes), "parameters": {"total": 0, "documented": 0}}
+        result |= _of_data(data) | {"parameters": {"total": 0, "documented": 0}}
         result |= {"seeds": [], "epochs": 0, "history": [], "figures": experiment.measure(data), "variants": []}
     else:
         variants = [variant for variant in experiment.variants if variant.smoke or not request.smoke]
@@ -210,9 +210,7 @@ def _train(
     parameters = sum(leaf[0].size for leaf in jax.tree.leaves(result.best_params))
     return {
         "label": variant.label,
-        "data": data.source,
-        "notes": list(data.notes),
-        "units": data.units and {"unit": data.units[0], "one": data.units[1]},
+        **_of_data(data),
         "parameters": {"total": int(parameters), "documented": variant.parameters},
         "gates": "sigmoid",
         "seeds": list(range(seeds)),
@@ -225,6 +223,12 @@ def _train(
         "history": result.history,
         "figures": figures,
     }
+
+
+def _of_data(data: Data) -> dict[str, Any]:
+    """What a result says of its data."""
+    units = data.units and {"unit": data.units[0], "one": data.units[1]}
+    return {"data": data.source, "notes": list(data.notes), "units": units}
 
 
 def _figures(of_seeds: list[dict[str, float]]) -> dict[str, Any]:
