@@ -100,7 +100,8 @@ def _run(options: argparse.Namespace) -> int:
     for one in catalogue.find(options.name):
         result = experiment.finished(one, request)
         if result is not None:
-            print(f"{one.name} is finished in {request.out / one.name}; --again runs it anew", file=sys.stderr)
+            how = f"{len(result['seeds'])} seeds, {result['epochs']} epochs, {result['data']['kind']} data"
+            print(f"{one.name} is finished in {request.out / one.name} ({how}); --again runs it anew", file=sys.stderr)
         else:
             print(f"{one.name}: {one.title}", file=sys.stderr, flush=True)
             result = experiment.run(one, request)
