@@ -107,6 +107,8 @@ def scan(
         raise ValueError(f'unroll must be 1 with implementation="unrolled", got {unroll}')
 
     steps, project = call.steps, True
+    # Traced once outside the loop, so that an error tells the shape that the caller knows.
+    jax.eval_shape(cell.project, call.params, steps.inputs, call.dropout_masks)
     if implementation == "hoisted":
         steps = steps._replace(inputs=cell.project(call.params, steps.inputs, call.dropout_masks))
         project = False

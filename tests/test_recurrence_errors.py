@@ -32,7 +32,7 @@ def masks(input=(4, B, F), recurrent=(4, B, 5)):
 SCAN = [
     (dict(inputs=(F,)), r"^inputs must have shape \[T, F\] or \[T, B, F\], got \(2,\)$"),
     (dict(inputs=jnp.float32(1)), r"^inputs must have shape .*got \(\)$"),
-    (dict(inputs=(T, B, F + 1)), r"^inputs must have 2 features on the last axis, got shape \(3, 3\)"),
+    (dict(inputs=(T, B, F + 1)), r"^inputs must have 2 features on the last axis, got shape \(4, 3, 3\)"),
     (dict(inputs=jnp.ones((T, F), int)), "^inputs must be floating point, got dtype int32$"),
     (dict(inputs=jnp.ones((T, F), bool)), "^inputs must be floating point, got dtype bool$"),
     (dict(inputs=jnp.ones((T, F), complex)), "^inputs must be floating point, got dtype complex64$"),
