@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -131,7 +132,9 @@ def fit(
     initialize_seed = jax.jit(functools.partial(initialize, task.model, one_input, optimizer))
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[initialize_seed(seed) for seed in seed_list])
     run = _Run.start(state, task, seed_list)
-    settings = {"seeds": seed_list, "batch_size": batch_size, "monitor": monitor, "devices": mesh.size}
+    settings: dict[str, Any] = {"seeds": seed_list, "batch_size": batch_size, "monitor": monitor}
+    if directory is not None:
+        settings |= {"devices": mesh.size, "data_checksum": _checksum(train, validation)}
     if directory is not None and resume:
         run = _resume(Path(directory), run, settings)
     elif directory is not None and checkpoints.steps(Path(directory) / "latest"):
@@ -344,6 +347,16 @@ def _check_seeds(seeds: int | Sequence[int]) -> list[int]:
     if not listed or min(listed) < 0 or len(set(listed)) != len(listed):
         raise ValueError(f"seeds must be at least one, different and not negative, got {listed}")
     return listed
+
+
+def _checksum(*parts: Examples | None) -> str:
+    """Of all arrays and rows: a run is only resumed on the data that it began on."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves([(part.arrays, part.rows, part.draws) for part in parts if part is not None]):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()[:16]
 
 
 def _save(directory: Path, run: _Run, settings: dict[str, Any]) -> None:

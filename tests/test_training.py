@@ -270,6 +270,20 @@ def test_a_directory_with_checkpoints_is_not_overwritten(tmp_path):
         FIT(optimizer=rmsprop(), epochs=1, directory=tmp_path)
     with pytest.raises(ValueError, match=r"seeds must be \[0\]"):
         FIT(optimizer=rmsprop(), epochs=1, seeds=2, directory=tmp_path, resume=True)
+    other = jaxseq.examples(INPUTS[:37], 1 - TARGETS[:37])
+    with pytest.raises(ValueError, match="data_checksum must be"):
+        jaxseq.fit(
+            make_task(),
+            other,
+            VALIDATION,
+            optimizer=rmsprop(),
+            epochs=2,
+            batch_size=8,
+            devices=ONE_DEVICE,
+            progress=False,
+            directory=tmp_path,
+            resume=True,
+        )
 
 
 @pytest.mark.parametrize(
