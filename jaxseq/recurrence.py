@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxseq.calls import Call, Step, check_flags, check_state, prepare, where
 from jaxseq.cells import DropoutMasks
-from jaxseq.masks import check_takes_masks
 
 Implementation = Literal["scan", "hoisted", "unrolled"]
 IMPLEMENTATIONS = ("scan", "hoisted", "unrolled")
@@ -98,7 +98,7 @@ def scan(
     Raises:
       ValueError: an argument has the wrong rank, width, dtype or name; the message says which.
     """
-    call = _prepare(cell, params, inputs, state, mask, resets, dropout_masks, reverse)
+    call = prepare(cell, params, inputs, state, mask, resets, dropout_masks, reverse)
     if isinstance(unroll, bool) or not isinstance(unroll, int) or unroll < 1:
         raise ValueError(f"unroll must be an integer of at least 1, got {unroll!r}")
     dropout = call.dropout_masks is not None and call.dropout_masks.input is not None
@@ -113,7 +113,7 @@ def scan(
         steps = steps._replace(inputs=cell.project(call.params, steps.inputs, call.dropout_masks))
         project = False
 
-    def body(state: Any, step: _Step) -> tuple[Any, Any]:
+    def body(state: Any, step: Step) -> tuple[Any, Any]:
         return _advance(cell, call, state, step, project=project)
 
     if implementation == "unrolled":
@@ -154,10 +154,10 @@ def step(
     if inputs.ndim < 1:
         raise ValueError(f"inputs must have shape [F] or [B, F], got {inputs.shape}")
     real, starts = (
-        None if flags is None else _check_flags(name, flags, inputs.shape[:-1])[None]
+        None if flags is None else check_flags(name, flags, inputs.shape[:-1])[None]
         for name, flags in (("mask", mask), ("reset", reset))
     )
-    call = _prepare(cell, params, inputs[None], state, real, starts, dropout_masks, False)
+    call = prepare(cell, params, inputs[None], state, real, starts, dropout_masks, False)
     first = jax.tree.map(lambda leaf: leaf[0], call.steps)
     return _advance(cell, call, call.state, first, project=True)
 
@@ -338,89 +338,22 @@ def explain(
     return _choose(implementation, cell, inputs_shape, dropout)
 
 
-class _Step(NamedTuple):
-    """What the loop reads at one step (or, stacked, at all)."""
-
-    inputs: Any  # [B, F]; where the projection was hoisted, the drive
-    mask: jax.Array | None  # bool [B]
-    reset: jax.Array | None  # bool [B]
-
-
-class _Call(NamedTuple):
-    """The checked arguments of one call, all floats in the dtype of the computation."""
-
-    params: Any
-    state: Any
-    initial_state: Any  # what a reset goes back to; None without resets
-    steps: _Step
-    dropout_masks: DropoutMasks | None
-
-
-def _prepare(
-    cell: Cell,
-    params: Any,
-    inputs: Any,
-    state: Any,
-    mask: Any,
-    resets: Any,
-    dropout_masks: DropoutMasks | None,
-    reverse: bool,
-) -> _Call:
-    """Checks the arguments of a call and brings them to one dtype."""
-    inputs = jnp.asarray(inputs)
-    if inputs.ndim < 2:
-        raise ValueError(f"inputs must have shape [T, F] or [T, B, F], got {inputs.shape}")
-    if not jnp.issubdtype(inputs.dtype, jnp.floating):
-        raise ValueError(f"inputs must be floating point, got dtype {inputs.dtype}")
-    batch_shape = inputs.shape[1:-1]
-    dtype = _compute_dtype(cell, params, inputs)
-    params, inputs = _cast(params, dtype), inputs.astype(dtype)
-
-    initial_state = None
-    if state is None or resets is not None:
-        initial_state = _cast(cell.initial_state(params, batch_shape), dtype)
-    if state is None:
-        state = initial_state
-    else:
-        expected = jax.eval_shape(lambda params: cell.initial_state(params, batch_shape), params)
-        _check_state("state", state, expected)
-        state = jax.tree.map(jnp.asarray, _cast(state, dtype))
-
-    if mask is not None:
-        mask = _check_flags("mask", mask, inputs.shape[:-1])
-        # Not only held back below: a NaN that reached the projection would make every weight gradient NaN.
-        inputs = jnp.where(mask[..., None], inputs, jnp.zeros((), dtype))
-    if resets is not None:
-        resets = _check_flags("resets", resets, inputs.shape[:-1])
-        if reverse:  # the sequence that starts at t ends, for the backward run, before t - 1
-            resets = jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
-    if dropout_masks is not None:
-        dropout_masks = _check_dropout_masks(cell, dropout_masks, inputs, dtype)
-    return _Call(
-        params,
-        state,
-        initial_state if resets is not None else None,
-        _Step(inputs, mask, resets),
-        dropout_masks,
-    )
-
-
-def _advance(cell: Cell, call: _Call, state: Any, step: _Step, *, project: bool) -> tuple[Any, Any]:
+def _advance(cell: Cell, call: Call, state: Any, step: Step, *, project: bool) -> tuple[Any, Any]:
     """One step of any call: reset, project, step, hold."""
     if step.reset is not None:
-        state = _where(step.reset, call.initial_state, state)
+        state = where(step.reset, call.initial_state, state)
     drive = step.inputs
     if project:
         drive = cell.project(call.params, drive, call.dropout_masks)
     new_state, output = cell.step(call.params, state, drive, call.dropout_masks)
-    _check_state(f"the state that {type(cell).__name__}.step returns", new_state, state, dtypes=True)
+    check_state(f"the state that {type(cell).__name__}.step returns", new_state, state, dtypes=True)
     if step.mask is not None:
-        new_state = _where(step.mask, new_state, state)
-        output = _where(step.mask, output, jax.tree.map(jnp.zeros_like, output))
+        new_state = where(step.mask, new_state, state)
+        output = where(step.mask, output, jax.tree.map(jnp.zeros_like, output))
     return new_state, output
 
 
-def _python_loop(body: Any, state: Any, steps: _Step, reverse: bool) -> tuple[Any, Any]:
+def _python_loop(body: Any, state: Any, steps: Step, reverse: bool) -> tuple[Any, Any]:
     """`jax.lax.scan` without the loop: one copy of the body for each step."""
     length = steps.inputs.shape[0]
     if not length:
@@ -456,68 +389,6 @@ def _platform() -> str:
     if device is None:
         return jax.default_backend()
     return device if isinstance(device, str) else device.platform
-
-
-def _compute_dtype(cell: Cell, params: Any, inputs: jax.Array) -> Any:
-    dtype = getattr(cell, "dtype", None)
-    if dtype is not None:
-        return jnp.dtype(dtype)
-    dtype = inputs.dtype
-    for leaf in jax.tree.leaves(params):
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            dtype = jnp.promote_types(dtype, jnp.result_type(leaf))
-    return dtype
-
-
-def _cast(tree: Any, dtype: Any) -> Any:
-    def cast(leaf: Any) -> Any:
-        leaf = jnp.asarray(leaf)
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    return jax.tree.map(cast, tree)
-
-
-def _where(flags: jax.Array, chosen: Any, other: Any) -> Any:
-    """`jnp.where` over trees: flags [B] against leaves [B, ...]."""
-
-    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where(flags.reshape(flags.shape + (1,) * (a.ndim - flags.ndim)), a, b)
-
-    return jax.tree.map(pick, chosen, other)
-
-
-def _check_flags(name: str, flags: Any, shape: tuple[int, ...]) -> jax.Array:
-    flags = jnp.asarray(flags)
-    if flags.shape != shape:
-        raise ValueError(f"{name} must have shape {shape} (that of inputs without features), got {flags.shape}")
-    if flags.dtype != jnp.bool_:
-        raise ValueError(f"{name} must be boolean, got dtype {flags.dtype}")
-    return flags
-
-
-def _check_state(name: str, state: Any, expected: Any, *, dtypes: bool = False) -> None:
-    structures = jax.tree.structure(state), jax.tree.structure(expected)
-    if structures[0] != structures[1]:
-        raise ValueError(f"{name} must have the structure {structures[1]}, got {structures[0]}")
-    for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
-        if jnp.shape(leaf) != wanted.shape:
-            raise ValueError(f"{name} must have leaves of shape {wanted.shape}, got {jnp.shape(leaf)}")
-        if dtypes and jnp.result_type(leaf) != wanted.dtype:
-            raise ValueError(f"{name} must have dtype {wanted.dtype}, got {jnp.result_type(leaf)}")
-
-
-def _check_dropout_masks(cell: Cell, masks: DropoutMasks, inputs: jax.Array, dtype: Any) -> DropoutMasks:
-    check_takes_masks(cell)
-    if not isinstance(masks, DropoutMasks):
-        raise ValueError(f"dropout_masks must be a DropoutMasks, got {type(masks).__name__}")
-    batch_shape = inputs.shape[1:-1]
-    sizes = {"input": inputs.shape[-1], "recurrent": cell.hidden_size}
-    for name, size in sizes.items():
-        mask = getattr(masks, name)
-        shape = (cell.gates, *batch_shape, size)  # type: ignore[attr-defined]  # checked above
-        if mask is not None and jnp.shape(mask) != shape:
-            raise ValueError(f"dropout_masks.{name} must have shape {shape}, got {jnp.shape(mask)}")
-    return _cast(masks, dtype)
 
 
 def _size(value: Any) -> str:

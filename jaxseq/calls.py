@@ -1,0 +1,143 @@
+"""One call of the engine: its arguments checked, and brought to one dtype.
+
+Axis letters: T time, B batch, F input features, H hidden, G gates.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq.cells import DropoutMasks
+from jaxseq.masks import check_takes_masks
+
+
+class Step(NamedTuple):
+    """What the loop reads at one step (or, stacked, at all)."""
+
+    inputs: Any  # [B, F]; where the projection was hoisted, the drive
+    mask: jax.Array | None  # bool [B]
+    reset: jax.Array | None  # bool [B]
+
+
+class Call(NamedTuple):
+    """The checked arguments of one call, all floats in the dtype of the computation."""
+
+    params: Any
+    state: Any
+    initial_state: Any  # what a reset goes back to; None without resets
+    steps: Step
+    dropout_masks: DropoutMasks | None
+
+
+def prepare(
+    cell: Any,
+    params: Any,
+    inputs: Any,
+    state: Any,
+    mask: Any,
+    resets: Any,
+    dropout_masks: DropoutMasks | None,
+    reverse: bool,
+) -> Call:
+    """Checks the arguments of a call and brings them to one dtype."""
+    inputs = jnp.asarray(inputs)
+    if inputs.ndim < 2:
+        raise ValueError(f"inputs must have shape [T, F] or [T, B, F], got {inputs.shape}")
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise ValueError(f"inputs must be floating point, got dtype {inputs.dtype}")
+    batch_shape = inputs.shape[1:-1]
+    dtype = _compute_dtype(cell, params, inputs)
+    params, inputs = _cast(params, dtype), inputs.astype(dtype)
+
+    initial_state = None
+    if state is None or resets is not None:
+        initial_state = _cast(cell.initial_state(params, batch_shape), dtype)
+    if state is None:
+        state = initial_state
+    else:
+        expected = jax.eval_shape(lambda params: cell.initial_state(params, batch_shape), params)
+        check_state("state", state, expected)
+        state = jax.tree.map(jnp.asarray, _cast(state, dtype))
+
+    if mask is not None:
+        mask = check_flags("mask", mask, inputs.shape[:-1])
+        # Not only held back below: a NaN that reached the projection would make every weight gradient NaN.
+        inputs = jnp.where(mask[..., None], inputs, jnp.zeros((), dtype))
+    if resets is not None:
+        resets = check_flags("resets", resets, inputs.shape[:-1])
+        if reverse:  # the sequence that starts at t ends, for the backward run, before t - 1
+            resets = jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
+    if dropout_masks is not None:
+        dropout_masks = _check_dropout_masks(cell, dropout_masks, inputs, dtype)
+    return Call(
+        params,
+        state,
+        initial_state if resets is not None else None,
+        Step(inputs, mask, resets),
+        dropout_masks,
+    )
+
+
+def _compute_dtype(cell: Any, params: Any, inputs: jax.Array) -> Any:
+    dtype = getattr(cell, "dtype", None)
+    if dtype is not None:
+        return jnp.dtype(dtype)
+    dtype = inputs.dtype
+    for leaf in jax.tree.leaves(params):
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            dtype = jnp.promote_types(dtype, jnp.result_type(leaf))
+    return dtype
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    def cast(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def where(flags: jax.Array, chosen: Any, other: Any) -> Any:
+    """`jnp.where` over trees: flags [B] against leaves [B, ...]."""
+
+    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(flags.reshape(flags.shape + (1,) * (a.ndim - flags.ndim)), a, b)
+
+    return jax.tree.map(pick, chosen, other)
+
+
+def check_flags(name: str, flags: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Flags as a boolean array; raises ValueError unless they are that, and of this shape."""
+    flags = jnp.asarray(flags)
+    if flags.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} (that of inputs without features), got {flags.shape}")
+    if flags.dtype != jnp.bool_:
+        raise ValueError(f"{name} must be boolean, got dtype {flags.dtype}")
+    return flags
+
+
+def check_state(name: str, state: Any, expected: Any, *, dtypes: bool = False) -> None:
+    """Raises ValueError unless a state has the structure and shapes (and dtypes) expected of it."""
+    structures = jax.tree.structure(state), jax.tree.structure(expected)
+    if structures[0] != structures[1]:
+        raise ValueError(f"{name} must have the structure {structures[1]}, got {structures[0]}")
+    for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        if jnp.shape(leaf) != wanted.shape:
+            raise ValueError(f"{name} must have leaves of shape {wanted.shape}, got {jnp.shape(leaf)}")
+        if dtypes and jnp.result_type(leaf) != wanted.dtype:
+            raise ValueError(f"{name} must have dtype {wanted.dtype}, got {jnp.result_type(leaf)}")
+
+
+def _check_dropout_masks(cell: Any, masks: DropoutMasks, inputs: jax.Array, dtype: Any) -> DropoutMasks:
+    check_takes_masks(cell)
+    if not isinstance(masks, DropoutMasks):
+        raise ValueError(f"dropout_masks must be a DropoutMasks, got {type(masks).__name__}")
+    batch_shape = inputs.shape[1:-1]
+    sizes = {"input": inputs.shape[-1], "recurrent": cell.hidden_size}
+    for name, size in sizes.items():
+        mask = getattr(masks, name)
+        shape = (cell.gates, *batch_shape, size)  # type: ignore[attr-defined]  # checked above
+        if mask is not None and jnp.shape(mask) != shape:
+            raise ValueError(f"dropout_masks.{name} must have shape {shape}, got {jnp.shape(mask)}")
+    return _cast(masks, dtype)
