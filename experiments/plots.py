@@ -52,10 +52,11 @@ def against(panels: dict[str, Any], path: Path, *, xlabel: str) -> None:
     for axis, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for (name, points), style in zip(lines.items(), ("o-", "s--", "^:", "d-."), strict=False):
             positions = [x for x, _ in points]
-            means = np.array([figures["mean"] for _, figures in points])
-            low = means - [min(figures["seeds"]) for _, figures in points]
-            high = [max(figures["seeds"]) for _, figures in points] - means
-            axis.errorbar(positions, means, yerr=[low, high], fmt=style, label=name, capsize=3, markersize=4)
+            means = [figures["mean"] for _, figures in points]
+            low = [min(figures["seeds"]) for _, figures in points]
+            high = [max(figures["seeds"]) for _, figures in points]
+            (line,) = axis.plot(positions, means, style, label=name, markersize=4)
+            axis.vlines(positions, low, high, colors=line.get_color(), linewidth=1.5, alpha=0.6)
         axis.set_xscale("log")
         axis.set_xlabel(xlabel)
         axis.set_title(title, fontsize=9)

@@ -47,7 +47,9 @@ def chronological_split(
             raise ValueError(f"fractions must be in (0, 1], at least one, got {fractions}")
         if math.fsum(fractions) > 1 + 1e-9:
             raise ValueError(f"fractions must sum to at most 1, got {math.fsum(fractions)}")
-        edges = [0] + [round(length * math.fsum(fractions[:end])) for end in range(1, len(fractions) + 1)]
+        # Halves go up, rounding errors too: to the even neighbour, as `round` does, a part of one row could vanish.
+        ends = [length * math.fsum(fractions[:end]) for end in range(1, len(fractions) + 1)]
+        edges = [0, *(min(math.floor(end + 0.5 + 1e-9), length) for end in ends)]
         rule, given = "fractions", fractions
     else:
         edges = [0, *(_integer("boundaries", boundary, at_least=1) for boundary in boundaries), length]

@@ -175,6 +175,11 @@ def test_splits_are_adjacent_and_of_the_right_size(length, weights):
         assert abs(part.stop - part.start - length * fraction) <= 1
 
 
+def test_a_part_of_one_row_does_not_vanish_between_two_halves():
+    parts = chronological_split(6, [weight / 24 for weight in (4, 5, 5, 4, 6)])
+    assert [part.stop - part.start for part in parts] == [1, 1, 2, 1, 1]
+
+
 def test_splits_by_default_in_part_and_by_boundaries():
     assert chronological_split(1000) == (slice(0, 500), slice(500, 750), slice(750, 1000))
     assert chronological_split(10, (0.5, 0.2)) == (slice(0, 5), slice(5, 7))
