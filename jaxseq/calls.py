@@ -137,7 +137,7 @@ def _check_dropout_masks(cell: Any, masks: DropoutMasks, inputs: jax.Array, dtyp
     sizes = {"input": inputs.shape[-1], "recurrent": cell.hidden_size}
     for name, size in sizes.items():
         mask = getattr(masks, name)
-        shape = (cell.gates, *batch_shape, size)  # type: ignore[attr-defined]  # checked above
+        shape = (cell.gates, *batch_shape, size)
         if mask is not None and jnp.shape(mask) != shape:
             raise ValueError(f"dropout_masks.{name} must have shape {shape}, got {jnp.shape(mask)}")
     return _cast(masks, dtype)

@@ -134,7 +134,7 @@ def make_train_chunk(
 ) -> Callable[..., Any]:
     """Compiles: (state, totals, stopped, arrays, rows, epoch, start, stop) -> (state, totals)."""
 
-    def one_seed(state: TrainState, totals: Any, stopped: Any, arrays: Any, rows: Any, epoch, start, stop) -> Any:
+    def one_seed(state: TrainState, totals: Any, arrays: Any, rows: Any, epoch, start, stop) -> Any:
         order_key, step_key = jax.random.split(state.key)
         order_key = jax.random.fold_in(order_key, epoch)
         if data.draws is None:
@@ -177,7 +177,7 @@ def make_train_chunk(
             return jax.lax.cond(
                 stopped,
                 lambda state, totals: (state, totals),
-                lambda state, totals: one_seed(state, totals, stopped, arrays, rows, epoch, start, stop),
+                lambda state, totals: one_seed(state, totals, arrays, rows, epoch, start, stop),
                 state,
                 totals,
             )
