@@ -1,4 +1,4 @@
-"""The command line: list, run, report."""
+"""The command line: list, run, report, predict."""
 
 import argparse
 import json
@@ -69,6 +69,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--smoke", action="store_true", help="one short epoch on synthetic data, in seconds")
     run.set_defaults(command=_run)
 
+    predict = commands.add_parser(
+        "predict", help="use a trained model: a sentiment, a topic, a translation, a forecast"
+    )
+    predict.add_argument("name", metavar="NAME", help="an experiment that was run")
+    predict.add_argument(
+        "--from", dest="directory", type=Path, default=Path("runs"), metavar="DIR", help="default: runs"
+    )
+    predict.add_argument("--variant", default="", metavar="LABEL", help="a control's label; default: as documented")
+    predict.add_argument("--seed", type=int, default=0, metavar="N", help="which seed's parameters (default: 0)")
+    predict.add_argument("text", nargs="?", metavar="TEXT", help="a text or a file; default: standard input")
+    predict.set_defaults(command=_predict)
+
     report = commands.add_parser("report", help="one table over all results, as Markdown")
     report.add_argument("directory", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     report.set_defaults(command=_report)
@@ -108,6 +120,25 @@ def _run(options: argparse.Namespace) -> int:
             print(f"wrote {request.out / one.name}/result.json in {result['seconds']:.0f} s", file=sys.stderr)
         print(markdown([result]), flush=True)
     return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from experiments import catalogue, experiment
+
+    one = catalogue.find_one(options.name)
+    saved = experiment.read_saved(one, options.directory, options.variant, options.seed)
+    assert one.predict is not None  # read_saved raises where there is nothing to predict
+    print(one.predict(saved, _text(options.text)))
+    return 0
+
+
+def _text(given: str | None) -> str:
+    """A text as it was typed; a file's path, whose contents an experiment reads itself; or standard input."""
+    if given is not None:
+        return given
+    if sys.stdin.isatty():
+        print("a text, then Ctrl-D:", file=sys.stderr)
+    return sys.stdin.read()
 
 
 def _report(options: argparse.Namespace) -> int:

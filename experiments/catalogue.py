@@ -19,7 +19,21 @@ def find(pattern: str) -> list[Experiment]:
     """
     names = list(EXPERIMENTS) if pattern == "all" else fnmatch.filter(EXPERIMENTS, pattern)
     if not names:
-        close = difflib.get_close_matches(pattern, EXPERIMENTS, n=1)
-        hint = f"did you mean {close[0]}?" if close else "`python -m experiments list` names them"
-        raise UserError(f"NAME must be an experiment, a pattern or all, got {pattern!r}; {hint}")
+        raise UserError(f"NAME must be an experiment, a pattern or all, got {pattern!r}; {_hint(pattern)}")
     return [EXPERIMENTS[name] for name in names]
+
+
+def find_one(name: str) -> Experiment:
+    """The experiment of this name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in EXPERIMENTS:
+        raise UserError(f"NAME must be an experiment, got {name!r}; {_hint(name)}")
+    return EXPERIMENTS[name]
+
+
+def _hint(name: str) -> str:
+    close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+    return f"did you mean {close[0]}?" if close else "`python -m experiments list` names them"

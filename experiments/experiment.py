@@ -1,6 +1,7 @@
 """What an experiment is, and how one is run: data, training, figures, files."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from experiments import plots
 from jaxseq import environment
 from jaxseq.datasets.files import DataNotFound
 
+ENCODING = "encoding.json"  # beside a variant's checkpoints: how a new input is read
 SMOKE_EXAMPLES = 96  # of each part, in a smoke run
 
 
@@ -40,11 +42,12 @@ class Data(NamedTuple):
     """The parts of a data set, ready to train on."""
 
     train: jaxseq.Examples
-    validation: jaxseq.Examples
+    validation: jaxseq.Examples | None
     test: jaxseq.Examples | None
     source: dict[str, Any]  # kind, name, files with checksums
     notes: tuple[str, ...] = ()  # how the data differ from the document's, what was left out
     units: tuple[str, float] | None = None  # (unit, what one unit of the loss is in it)
+    encoding: dict[str, Any] | None = None  # vocabulary, length, scale: how a new input is read; JSON can hold it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +60,12 @@ class Variant:
       loss, metrics: as in `jaxseq.Task`.
       optimizer: an Optax transformation.
       epochs, batch_size: as documented.
-      parameters: the documented number of trainable parameters; None: the document gives none.
+      parameters: the documented number of parameters, frozen ones included; None: the document gives none.
       monitor, maximize, patience: as in `jaxseq.fit`.
       label: what tells a control from the documented variant, whose label is empty.
       smoke: whether a smoke run trains it too.
+      pretrained: (data, params) -> params with values learned elsewhere, as in `jaxseq.fit`.
+      frozen: names of the modules that are not trained.
     """
 
     load: Callable[[bool, bool], Data]
@@ -76,6 +81,48 @@ class Variant:
     patience: int | None = None
     label: str = ""
     smoke: bool = True
+    pretrained: Callable[[Data, Any], Any] | None = None
+    frozen: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> jaxseq.Task:
+        """Model, loss and metrics, as `jaxseq.fit` takes them."""
+        return jaxseq.Task(self.model, self.loss, self.metrics)
+
+
+class Trained(NamedTuple):
+    """A variant after its training."""
+
+    variant: Variant
+    data: Data
+    fit: jaxseq.Fit  # best_params and state.params of all seeds, each leaf [S, ...]
+    result: dict[str, Any]  # its part of result.json
+
+
+class Run(NamedTuple):
+    """What a study looks at, once everything is trained."""
+
+    trained: list[Trained]  # in the order of the variants; empty where nothing is trained
+    data: Data  # of the documented variant
+    directory: Path  # DIR/NAME/, for pictures
+    synthetic: bool
+    smoke: bool
+
+    def variant(self, label: str = "") -> Trained:
+        """The variant of this label; the documented one has none."""
+        return next(one for one in self.trained if one.variant.label == label)
+
+
+class Saved(NamedTuple):
+    """A trained variant as it lies on the disk."""
+
+    variant: Variant
+    params: Any  # of one seed
+    encoding: dict[str, Any]
+
+    def apply(self, inputs: Any) -> np.ndarray:
+        """The model's predictions [N, ...] for inputs [N, ...]."""
+        return jaxseq.predict(self.variant.model, self.params, inputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +139,10 @@ class Experiment:
       measure: in place of training: data -> figures; it goes with `data`.
       data: what `measure` measures, as a variant's `load`.
       plot: draws one more picture: (result, directory) -> None.
+      study: looks at what was trained, and draws into the run's directory. Returns what JSON can hold:
+        {"figures": {name: number or `summarize`d}, "tables": {title: [header, row, …]}}, each optional.
+      predict: (saved, text) -> what the model says of it, as text to print.
+      predicts: what `predict` takes and gives, in words: "a review -> its sentiment".
     """
 
     name: str
@@ -103,6 +154,9 @@ class Experiment:
     measure: Callable[[Data], dict[str, Any]] | None = None
     data: Callable[[bool, bool], Data] | None = None
     plot: Callable[[dict[str, Any], Path], None] | None = None
+    study: Callable[[Run], dict[str, Any]] | None = None
+    predict: Callable[[Saved, str], str] | None = None
+    predicts: str = ""
 
     def load(self, synthetic: bool, smoke: bool) -> Data:
         """The data of the documented variant; loaders keep what they read."""
@@ -150,15 +204,19 @@ def run(experiment: Experiment, request: Request) -> dict[str, Any]:
         "figure": experiment.figure and {"quantity": experiment.figure[0], "value": experiment.figure[1]},
         "smoke": request.smoke,
     }
-    if experiment.measure is not None:
-        data = experiment.load(synthetic, request.smoke)
-        result |= _of_data(data) | {"parameters": {"total": 0, "documented": 0}}
-        result |= {"seeds": [], "epochs": 0, "history": [], "figures": experiment.measure(data), "variants": []}
-    else:
+    data = experiment.load(synthetic, request.smoke)
+    trained: list[Trained] = []
+    if experiment.variants:
         variants = [variant for variant in experiment.variants if variant.smoke or not request.smoke]
-        results = [_train(experiment, variant, request, directory, synthetic) for variant in variants]
-        result |= results[0]
-        result["variants"] = results[1:]
+        trained = [_train(experiment, variant, request, directory, synthetic) for variant in variants]
+        result |= trained[0].result
+        result["variants"] = [one.result for one in trained[1:]]
+    else:
+        figures = experiment.measure(data) if experiment.measure is not None else {}
+        result |= _of_data(data) | {"parameters": {"total": 0, "trainable": 0, "documented": 0}}
+        result |= {"seeds": [], "epochs": 0, "history": [], "figures": figures, "variants": []}
+    if experiment.study is not None:
+        result["study"] = experiment.study(Run(trained, data, directory, synthetic, request.smoke))
     result |= machine()
     result["seconds"] = time.monotonic() - started
     result["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -170,20 +228,22 @@ def run(experiment: Experiment, request: Request) -> dict[str, Any]:
     return result
 
 
-def _train(
-    experiment: Experiment, variant: Variant, request: Request, directory: Path, synthetic: bool
-) -> dict[str, Any]:
+def _train(experiment: Experiment, variant: Variant, request: Request, directory: Path, synthetic: bool) -> Trained:
     data = variant.load(synthetic, request.smoke)
-    task = jaxseq.Task(variant.model, variant.loss, variant.metrics)
     epochs = request.epochs or (1 if request.smoke else variant.epochs)
     seeds = 1 if request.smoke else request.seeds
-    label = f"{experiment.name} ({variant.label})" if variant.label else experiment.name
-    checkpoints = directory / "checkpoints" / (slug(variant.label) or "documented")
-    result = jaxseq.fit(
-        task,
+    checkpoints = checkpoints_of(directory, variant)
+    if data.encoding is not None:  # before the training: what is saved on the way can be used too
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        one_input = jax.eval_shape(data.train.take, data.train.arrays, jax.ShapeDtypeStruct((1,), np.int32))[0]
+        inputs = one_input if isinstance(one_input, tuple) else (one_input,)
+        shapes = [[list(leaf.shape[1:]), str(leaf.dtype)] for leaf in inputs]
+        write_json(checkpoints / ENCODING, data.encoding | {"input": shapes})
+    fit = jaxseq.fit(
+        variant.task,
         data.train,
         data.validation,
-        optimizer=variant.optimizer,
+        optimizer=jaxseq.freeze(variant.optimizer, variant.frozen) if variant.frozen else variant.optimizer,
         epochs=epochs,
         batch_size=variant.batch_size,
         seeds=seeds,
@@ -192,37 +252,52 @@ def _train(
         patience=variant.patience,
         directory=checkpoints,
         resume=request.resume,
-        label=label,
+        pretrained=variant.pretrained and functools.partial(variant.pretrained, data),
+        label=f"{experiment.name} ({variant.label})" if variant.label else experiment.name,
     )
     figures = {
-        "final": _figures([{name: values[-1] for name, values in run.items()} for run in result.history]),
+        "final": _figures([{name: values[-1] for name, values in run.items()} for run in fit.history]),
         "best": _figures(
             [
                 {name: values[best - 1] for name, values in run.items()}
-                for run, best in zip(result.history, result.best_epoch, strict=True)
+                for run, best in zip(fit.history, fit.best_epoch, strict=True)
             ]
         ),
     }
-    figures["best"]["epoch"] = summarize([float(epoch) for epoch in result.best_epoch])
+    figures["best"]["epoch"] = summarize([float(epoch) for epoch in fit.best_epoch])
     if data.test is not None:
-        scores = jaxseq.evaluate(task, result.best_params, data.test, batch_size=variant.batch_size)
-        figures["test"] = {name: summarize(values.tolist()) for name, values in scores.items()}
-    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(result.best_params))
-    return {
+        for part, params in (("test", fit.best_params), ("test_final", fit.state.params)):
+            scores = jaxseq.evaluate(variant.task, params, data.test, batch_size=variant.batch_size)
+            figures[part] = {name: summarize(values.tolist()) for name, values in scores.items()}
+    total = _count(fit.best_params)
+    frozen = sum(_count(fit.best_params[module]) for module in variant.frozen)
+    result = {
         "label": variant.label,
         **_of_data(data),
-        "parameters": {"total": int(parameters), "documented": variant.parameters},
+        "parameters": {"total": total, "trainable": total - frozen, "documented": variant.parameters},
         "gates": "sigmoid",
         "seeds": list(range(seeds)),
         "epochs": epochs,
         "batch_size": variant.batch_size,
-        "steps_per_epoch": result.steps_per_epoch,
+        "steps_per_epoch": fit.steps_per_epoch,
         "monitor": variant.monitor,
         "maximize": variant.maximize,
-        "training_seconds": result.seconds,
-        "history": result.history,
+        "validated": data.validation is not None,
+        "training_seconds": fit.seconds,
+        "history": fit.history,
         "figures": figures,
     }
+    return Trained(variant, data, fit, result)
+
+
+def _count(params: Any) -> int:
+    """Parameters of one seed."""
+    return sum(int(leaf[0].size) for leaf in jax.tree.leaves(params))
+
+
+def checkpoints_of(directory: Path, variant: Variant) -> Path:
+    """Where a variant's checkpoints lie in DIR/NAME/."""
+    return directory / "checkpoints" / (slug(variant.label) or "documented")
 
 
 def _of_data(data: Data) -> dict[str, Any]:
@@ -322,6 +397,41 @@ def read_result(path: Path) -> dict[str, Any]:
             f"{path} must be a result written by `run`, got one without {missing[0]}; `run --again` replaces it"
         )
     return result
+
+
+def read_saved(experiment: Experiment, directory: Path, label: str, seed: int) -> Saved:
+    """Reads a trained variant from DIR/NAME/.
+
+    Args:
+      experiment: which.
+      directory: DIR, what `run` got as --out.
+      label: the variant's label; empty for the documented one.
+      seed: which of its seeds, from 0.
+    Returns:
+      Saved(variant, params, encoding).
+    Raises:
+      UserError: nothing is predicted with it, or it was not trained, or there is no such variant or seed.
+    """
+    if experiment.predict is None:
+        raise UserError(f"NAME must be an experiment with a model to use, got {experiment.name}, which has none")
+    variants = {variant.label: variant for variant in experiment.variants}
+    if label not in variants:
+        raise UserError(f"--variant must be one of {sorted(variants)}, got {label!r}")
+    checkpoints = checkpoints_of(directory / experiment.name, variants[label])
+    try:
+        encoding = json.loads((checkpoints / ENCODING).read_text())
+        specification = encoding["input"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"--from must hold a trained {experiment.name}, got {directory} without {checkpoints / ENCODING}; "
+            f"`python -m experiments run {experiment.name} --out {directory}` trains it"
+        ) from None
+    one_input = tuple(np.zeros((1, *shape), dtype) for shape, dtype in specification)
+    params = jaxseq.restore_best(checkpoints, variants[label].model, one_input)
+    seeds = len(jax.tree.leaves(params)[0])
+    if not 0 <= seed < seeds:
+        raise UserError(f"--seed must be from 0 to {seeds - 1}, as many as were trained, got {seed}")
+    return Saved(variants[label], jaxseq.select(params, seed), encoding)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -26,7 +26,7 @@ from jaxseq.models import (
     SequenceTagger,
     greedy_decode,
 )
-from jaxseq.optimizers import adam, rmsprop
+from jaxseq.optimizers import adam, freeze, rmsprop
 from jaxseq.recurrence import (
     Cell,
     Choice,
@@ -46,6 +46,7 @@ from jaxseq.training import (
     evaluate,
     fit,
     predict,
+    restore_best,
     select,
 )
 
@@ -86,6 +87,7 @@ __all__ = [
     "examples",
     "explain",
     "fit",
+    "freeze",
     "gate_product",
     "greedy_decode",
     "length_buckets",
@@ -97,6 +99,7 @@ __all__ = [
     "packing_resets",
     "pad_sequences",
     "predict",
+    "restore_best",
     "rmsprop",
     "scan",
     "select",

@@ -114,7 +114,14 @@ def as_arguments(inputs: Any) -> tuple[Any, ...]:
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
-def initialize(model: Any, one_input: Any, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+def initialize(
+    model: Any,
+    one_input: Any,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    pretrained: Callable[[Any], Any] | None = None,
+) -> TrainState:
     """A seed's state before the first step.
 
     Raises:
@@ -125,8 +132,15 @@ def initialize(model: Any, one_input: Any, optimizer: optax.GradientTransformati
     variables = model.init(init_key, *as_arguments(inputs))
     if set(variables) - {"params"}:
         raise ValueError(f"model must keep all its variables in the collection 'params', got {sorted(variables)}")
-    params = variables.get("params", {})
+    drawn = variables.get("params", {})
+    params = drawn if pretrained is None else pretrained(drawn)
+    if jax.tree.map(_kind, params) != jax.tree.map(_kind, drawn):
+        raise ValueError("pretrained must keep the parameters' structure, shapes and dtypes, got others")
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), train_key)
+
+
+def _kind(leaf: Any) -> tuple[tuple[int, ...], Any]:
+    return jnp.shape(leaf), jnp.result_type(leaf)
 
 
 def make_train_chunk(

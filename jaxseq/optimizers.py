@@ -1,5 +1,6 @@
-"""RMSprop and Adam that take Keras 3's steps, number for number, as Optax transformations."""
+"""RMSprop and Adam that take Keras 3's steps, number for number, as Optax transformations; frozen parameters."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,3 +72,24 @@ def adam(
         return jax.tree.map(change, first, second), AdamState(steps, first, second)
 
     return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
+
+
+def freeze(optimizer: optax.GradientTransformation, modules: Sequence[str]) -> optax.GradientTransformation:
+    """Leaves the parameters of some modules as they are, and keeps no state for them.
+
+    >>> optimizer = jaxseq.freeze(jaxseq.rmsprop(), ["embedding"])
+
+    Args:
+      optimizer: what trains all the others.
+      modules: names in the parameters' outermost dictionary.
+    Returns:
+      An Optax transformation; its `init` raises ValueError where there is no module of such a name.
+    """
+
+    def labels(params: Any) -> Any:
+        for module in modules:
+            if module not in params:
+                raise ValueError(f"modules must be names in the parameters {sorted(params)}, got {module!r}")
+        return {name: "frozen" if name in modules else "trained" for name in params}
+
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)

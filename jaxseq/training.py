@@ -5,7 +5,7 @@ import functools
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,7 @@ def fit(
     patience: int | None = None,
     directory: str | Path | None = None,
     resume: bool = False,
+    pretrained: Callable[[Any], Any] | None = None,
     save_every: float = 30.0,
     devices: Sequence[Any] | None = None,
     progress: bool | None = None,
@@ -91,6 +92,7 @@ def fit(
       patience: stop a seed after this many epochs without a better value; None: never.
       directory: where checkpoints go: `latest/`, with everything a resumed run needs, and `best/`; None: nowhere.
       resume: go on from the newest intact checkpoint in `directory`, if there is one.
+      pretrained: params -> params, puts values learned elsewhere into a seed's freshly drawn parameters; None: none.
       save_every: seconds between checkpoints; one is always written at the end and when interrupted.
       devices: to shard every batch over; None: all. Another number of them changes the last bits, and where the
         model drops out, which values.
@@ -129,7 +131,7 @@ def fit(
         held_out = jax.device_put((shared, np.asarray(validation.rows, np.int32)), replicated)
 
     one_input = jax.eval_shape(train.take, train.arrays, jax.ShapeDtypeStruct((1,), jnp.int32))[0]
-    initialize_seed = jax.jit(functools.partial(initialize, task.model, one_input, optimizer))
+    initialize_seed = jax.jit(functools.partial(initialize, task.model, one_input, optimizer, pretrained=pretrained))
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[initialize_seed(seed) for seed in seed_list])
     run = _Run.start(state, task, seed_list)
     settings: dict[str, Any] = {"seeds": seed_list, "batch_size": batch_size, "monitor": monitor}
@@ -248,6 +250,30 @@ def predict(model: Any, params: Any, inputs: Any, *, batch_size: int = 128) -> n
 
     predictions = np.concatenate([np.asarray(run(params, batch)) for batch in rows])
     return predictions[: len(data.rows)]
+
+
+def restore_best(directory: str | Path, model: Any, one_input: Any) -> Any:
+    """Reads the best parameters that `fit` saved, for use.
+
+    Args:
+      directory: what `fit` got as `directory`.
+      model: the Linen module that was trained.
+      one_input: an input, or a tuple of them, of the shape and dtype that it was trained on; values do not matter.
+    Returns:
+      Parameters of all seeds, each leaf [S, ...]; `select` takes one seed's.
+    Raises:
+      ValueError: there is no intact checkpoint in `directory`, or it holds another model's parameters.
+    """
+    latest = checkpoints.find_intact(Path(directory) / "latest")
+    if latest is None:
+        raise ValueError(f"directory must hold a checkpoint written by fit, got {directory} with none that is intact")
+    seeds = len(checkpoints.read_metadata(latest)["settings"]["seeds"])
+    shapes = jax.eval_shape(functools.partial(initialize, model, one_input, optax.identity()), 0).params
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((seeds, *leaf.shape), leaf.dtype), shapes)
+    restored = checkpoints.restore(Path(directory) / "best", target)
+    if restored is None:
+        raise ValueError(f"directory must hold best parameters, got {directory} with none that are intact")
+    return restored.tree
 
 
 class TrainingDiverged(FloatingPointError):
