@@ -13,7 +13,11 @@ from experiments.arguments import positive
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if options.command is _predict and options.text is None and rest and not rest[0].startswith("-"):
+        options.text, rest = " ".join(rest), []  # argparse before 3.13 gives up an optional TEXT that follows options
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     _use_every_core()
     # Only now: families and plots import half the field, and `--help` should not wait for them.
     from experiments.experiment import UserError

@@ -65,6 +65,66 @@ def against(panels: dict[str, Any], path: Path, *, xlabel: str) -> None:
     figure.savefig(path, dpi=110)
 
 
+def series(panels: dict[str, Any], path: Path) -> None:
+    """Draws one wide panel for each title, below one another: {line: (times, values)}; NaN breaks a line.
+
+    Args:
+      panels: title -> line -> (times datetime64 [N], values [N]); a line without a name has no legend.
+      path: the PNG to write.
+    """
+    figure = _matplotlib().Figure(figsize=(9.2, 3.0 * len(panels)), layout="constrained")
+    for axis, (title, lines) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True):
+        for name, (times, values) in lines.items():
+            axis.plot(times, values, linewidth=1.0, label=name)
+        axis.set_title(title, loc="left", fontsize=9)
+        axis.tick_params(axis="x", labelrotation=20)
+        axis.grid(alpha=0.25)
+        if any(lines):
+            axis.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def pictures(images: Any, titles: list[str], path: Path) -> None:
+    """Draws images in a grid, each under its title.
+
+    Args:
+      images: N images, uint8 [height, width, 3].
+      titles: N, one or more lines each.
+      path: the PNG to write.
+    """
+    columns = min(len(titles), 4)
+    rows = -(-len(titles) // columns)
+    figure = _matplotlib().Figure(figsize=(3.2 * columns, 3.0 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, image, title in zip(axes, images, titles, strict=False):
+        axis.imshow(image)
+        axis.set_title(title, fontsize=8)
+    for axis in axes:
+        axis.set_axis_off()
+    figure.savefig(path, dpi=110)
+
+
+def histogram(values: Any, path: Path, *, xlabel: str, marks: dict[str, float]) -> None:
+    """Draws how often values occur, and marks some places.
+
+    Args:
+      values: [N].
+      path: the PNG to write.
+      xlabel: what they are.
+      marks: name -> where a line is drawn.
+    """
+    figure = _matplotlib().Figure(figsize=(6.4, 3.8), layout="constrained")
+    axis = figure.subplots()
+    axis.hist(values, bins=60, color=_TRAINING)
+    for name, place in marks.items():
+        axis.axvline(place, color=_VALIDATION, label=name)
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel("how many")
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
 def _spread(axis: Any, histories: list[list[float]], label: str, color: str) -> None:
     """Mean over seeds as a line, least to greatest as a band; a stopped seed counts while it ran."""
     longest = max(len(history) for history in histories)

@@ -58,6 +58,7 @@ class Examples(NamedTuple):
     rows: np.ndarray  # int [N]
     take: Callable[[Any, jax.Array], tuple[Any, ...]]
     draws: int | None = None  # examples an epoch, drawn with replacement; None: each once
+    shuffled: bool = True  # in a new order every epoch; False: always in the order of `rows`
 
 
 def examples(inputs: Any, targets: Any, weights: Any = None) -> Examples:
@@ -151,10 +152,10 @@ def make_train_chunk(
     def one_seed(state: TrainState, totals: Any, arrays: Any, rows: Any, epoch, start, stop) -> Any:
         order_key, step_key = jax.random.split(state.key)
         order_key = jax.random.fold_in(order_key, epoch)
-        if data.draws is None:
-            order = jax.random.permutation(order_key, rows)
-        else:
+        if data.draws is not None:
             order = rows[jax.random.randint(order_key, (data.draws,), 0, rows.size)]
+        else:
+            order = jax.random.permutation(order_key, rows) if data.shuffled else rows
         batches, batch_weights = cut_batches(order, batch_size, mesh.size)
 
         def one_step(index: Any, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:

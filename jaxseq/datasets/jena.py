@@ -8,6 +8,7 @@ Source: Max Planck Institute for Biogeochemistry, Jena; Chollet 2017, "Deep Lear
 
 import io
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -150,6 +151,15 @@ def _contents(found: Found) -> bytes:
         with found.open() as stream:
             return zip_member(stream, EIGHT_YEARS.name, title=str(found.path), max_bytes=_MAX_BYTES)
     return gunzip(found.read(), title=str(found.path), max_bytes=_MAX_BYTES)
+
+
+def read_contents(path: Path) -> bytes:
+    """The bytes of a CSV file, unpacked if it is a `.gz`.
+
+    Raises:
+      ValueError: it is damaged or too large.
+    """
+    return gunzip(path.read_bytes(), title=str(path), max_bytes=_MAX_BYTES)
 
 
 def read_csv(contents: bytes, title: str = "the file") -> tuple[np.ndarray, np.ndarray, Irregularities]:
