@@ -75,3 +75,22 @@ def test_a_schedule_is_a_learning_rate():
         changes.append(float(updates["w"][0]))
     assert changes[0] == pytest.approx(-1e-2, rel=1e-4)
     assert changes[1] == 0
+
+
+def test_frozen_modules_stay_and_the_others_take_the_same_steps():
+    params = {"embedding": {"table": jnp.ones((3, 2))}, "head": {"kernel": jnp.ones((2, 1))}}
+    gradients = jax.tree.map(lambda leaf: 0.5 * leaf, params)
+    frozen, plain = jaxseq.freeze(jaxseq.rmsprop(), ["embedding"]), jaxseq.rmsprop()
+    state, plain_state = frozen.init(params), plain.init(params["head"])
+    for _ in range(2):
+        updates, state = frozen.update(gradients, state, params)
+        expected, plain_state = plain.update(gradients["head"], plain_state)
+        assert not updates["embedding"]["table"].any()
+        np.testing.assert_array_equal(updates["head"]["kernel"], expected["kernel"])
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
+    assert (3, 2) not in shapes  # no state is kept for what is not trained
+
+
+def test_freezing_a_module_that_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match=r"modules must be names in the parameters \['head'\], got 'embeding'"):
+        jaxseq.freeze(jaxseq.rmsprop(), ["embeding"]).init({"head": jnp.ones(2)})

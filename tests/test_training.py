@@ -334,3 +334,35 @@ def test_seeds_side_by_side_are_seeds_one_after_another(monkeypatch, uninterrupt
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3)
     assert result.best_epoch == uninterrupted.best_epoch
     assert result.state.step.tolist() == uninterrupted.state.step.tolist()
+
+
+def test_pretrained_values_are_what_training_starts_from():
+    table = np.full((20, 4), 0.25, np.float32)
+
+    def pretrained(params):
+        return params | {"embedding": {"embedding": jnp.asarray(table)}}
+
+    optimizer = jaxseq.freeze(rmsprop(), ["embedding"])
+    result = FIT(optimizer=optimizer, epochs=2, seeds=2, pretrained=pretrained)
+    for seed in range(2):
+        np.testing.assert_array_equal(jaxseq.select(result.state.params, seed)["embedding"]["embedding"], table)
+    heads = result.state.params["head"]["kernel"]
+    assert not np.allclose(heads[0], heads[1])  # the rest is drawn for each seed
+
+
+def test_pretrained_values_of_another_shape_are_refused():
+    def pretrained(params):
+        return params | {"embedding": {"embedding": jnp.zeros((19, 4))}}
+
+    with pytest.raises(ValueError, match="pretrained must keep the parameters' structure"):
+        FIT(optimizer=rmsprop(), epochs=1, pretrained=pretrained)
+
+
+def test_the_best_parameters_are_restored_for_use(tmp_path):
+    result = FIT(optimizer=rmsprop(), epochs=2, seeds=2, directory=tmp_path)
+    restored = jaxseq.restore_best(tmp_path, MODEL, INPUTS[:1])
+    same(restored, result.best_params)
+    with pytest.raises(ValueError, match="must hold"):
+        jaxseq.restore_best(tmp_path, jaxseq.SequenceClassifier(jaxseq.GRU(6), 20, 4), INPUTS[:1])
+    with pytest.raises(ValueError, match="directory must hold a checkpoint written by fit, got .*nowhere"):
+        jaxseq.restore_best(tmp_path / "nowhere", MODEL, INPUTS[:1])
