@@ -1,6 +1,6 @@
 """Recurrent networks in JAX: a cell is one equation, the engine does everything else."""
 
-from jaxseq import checkpoints, conversions, losses
+from jaxseq import attention, checkpoints, conversions, losses
 from jaxseq.cells import (
     GRU,
     LSTM,
@@ -13,10 +13,13 @@ from jaxseq.cells import (
     gate_product,
 )
 from jaxseq.epochs import Examples, Task, TrainState, examples
+from jaxseq.gradients_through_time import GradientFlow, gradient_flow, gradient_paths
 from jaxseq.interrupts import Interrupted
 from jaxseq.masks import dropout_masks, length_mask, packing_resets
 from jaxseq.model_summary import count_parameters, summary
 from jaxseq.models import (
+    Attention,
+    AttentionPooling,
     Bidirectional,
     EncoderDecoder,
     Recurrent,
@@ -51,8 +54,11 @@ from jaxseq.training import (
 )
 
 __all__ = [
+    "attention",
     "checkpoints",
     "conversions",
+    "Attention",
+    "AttentionPooling",
     "Bidirectional",
     "Cell",
     "Choice",
@@ -62,6 +68,7 @@ __all__ = [
     "Fit",
     "GRU",
     "GRUResetAfter",
+    "GradientFlow",
     "Interrupted",
     "LSTM",
     "LearnedState",
@@ -89,6 +96,8 @@ __all__ = [
     "fit",
     "freeze",
     "gate_product",
+    "gradient_flow",
+    "gradient_paths",
     "greedy_decode",
     "length_buckets",
     "length_mask",

@@ -137,6 +137,57 @@ def test_pairs():
     assert any(text.endswith("\u202f!") for text in data.french)
 
 
+def test_images_show_what_their_captions_say():
+    images, captions = synthetic.captioned_images(np.random.default_rng(0), 600)
+    assert images.shape == (600, 32, 32, 3) and images.dtype == np.uint8 and len(np.unique(images, axis=0)) == 600
+    names = list(synthetic.COLOURS)
+    areas, right = {}, np.zeros(2)
+    for image, caption in zip(images.astype(float), captions, strict=True):
+        words = caption.split()
+        assert set(words) <= set(synthetic.CAPTION_WORDS)
+        count = synthetic.COUNTS.index(words[0]) + 1
+        ground = np.median(image, axis=(0, 1))
+        [colour] = [word for word in words if word in names]
+        paint = np.array(synthetic.COLOURS[colour])
+        # A pixel belongs to an object if it lies more than halfway from the ground to the paint.
+        covered = (image - ground) @ (paint - ground) / np.sum((paint - ground) ** 2) > 0.5
+        [shape] = [one for one, plural in synthetic.SHAPES.items() if (one if count == 1 else plural) in words]
+        mean = image[covered].mean(axis=0)
+        right[0] += (
+            names[np.argmin([np.abs(mean - np.array(other)).sum() for other in synthetic.COLOURS.values()])] == colour
+        )
+        third = [" ".join(words[-3:]) == place for place in synthetic.PLACES].index(True)
+        columns = np.nonzero(covered)[1]
+        right[1] += np.mean((columns + 0.5) // (32 / 3) == third) > 0.9
+        size = next((word for word in ("small", "large") if word in words), "")
+        areas.setdefault((shape, size), []).append(covered.sum() / count)
+    assert (right / 600 > 0.97).all()
+    for shape in synthetic.SHAPES:  # sizes do not overlap
+        small, middle, large = (areas[shape, size] for size in ("small", "", "large"))
+        assert np.percentile(small, 95) < np.percentile(middle, 5) and np.percentile(middle, 95) < np.percentile(
+            large, 5
+        )
+
+
+def test_objects_are_as_many_as_the_caption_says():
+    images, captions = synthetic.captioned_images(
+        np.random.default_rng(0), 200, [(count, "", "white", "circle", "in the middle") for count in synthetic.COUNTS]
+    )
+    assert set(captions) == {
+        "a white circle in the middle",
+        "two white circles in the middle",
+        "three white circles in the middle",
+    }
+    counts = []
+    for image in images:
+        bright = (image.min(axis=-1) > 140).any(axis=1)  # rows with paint in them: objects lie one above the other
+        counts.append(int(np.diff(bright, prepend=False)[bright].sum()))
+    stated = np.array([synthetic.COUNTS.index(caption.split()[0]) + 1 for caption in captions])
+    # Neighbours that touch look like one here; never more than there are.
+    assert (counts <= stated).all() and np.mean(counts == stated) > 0.75
+    assert np.bincount(stated, minlength=4)[1:].min() > 40
+
+
 def test_adding_problem():
     inputs, targets = synthetic.adding_problem(np.random.default_rng(0), 2_000, 51)
     assert inputs.shape == (2_000, 51, 2) and inputs.dtype == targets.dtype == np.float32
@@ -172,6 +223,9 @@ def test_copy_memory():
         (lambda rng: synthetic.sms(rng, 0), "examples must be"),
         (lambda rng: synthetic.ud_ewt(rng, "10"), "examples must be"),
         (lambda rng: synthetic.fra_eng(rng, True), "examples must be"),
+        (lambda rng: synthetic.captioned_images(rng, 0), "examples must be an integer of at least 1, got 0"),
+        (lambda rng: synthetic.captioned_images(rng, 1, []), "combinations must be"),
+        (lambda rng: synthetic.captioned_images(rng, 1, [("pink", "cross")]), "combinations must be"),
         (lambda rng: synthetic.adding_problem(rng, 5, 1), "steps must be an integer of at least 2, got 1"),
         (lambda rng: synthetic.copy_memory(rng, 5, 0), "delay must be an integer of at least 1, got 0"),
         (lambda rng: synthetic.copy_memory(rng, 5, 5, symbols=0), "symbols must be"),

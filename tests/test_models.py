@@ -187,6 +187,48 @@ def test_keras_initialisers_are_the_default():
 
 
 @pytest.mark.parametrize(
+    "shape, settings",
+    [
+        ((3, 9, 5), {}),
+        ((9, 5), {}),
+        ((2, 3, 9, 5), {"padding": "SAME", "kernel_dilation": 2}),
+        ((3, 9, 5), {"padding": "CAUSAL", "kernel_dilation": 3}),
+        ((3, 9, 5), {"padding": [(1, 4)], "use_bias": False}),
+        ((3, 4, 5), {}),
+        ((3, 3, 5), {}),  # shorter than the kernel: nothing comes out
+        ((3, 9, 5), {"strides": 2, "padding": "SAME"}),
+        ((3, 9, 5), {"input_dilation": 2, "padding": [(0, 1)]}),
+        ((3, 9, 5), {"padding": [(-1, 2)]}),
+        ((3, 9, 5), {"feature_group_count": 5, "features": 10}),
+    ],
+)
+def test_convolution_is_flax_own(shape, settings):
+    inputs = jax.random.normal(KEY, shape)
+    settings = {"features": 6, **settings}
+    ours = models.Conv1D(width=4, **settings)
+    reference = nn.Conv(kernel_size=(4,), **{"padding": "VALID", **settings})
+    variables = reference.init(KEY, inputs)
+    assert jax.tree.structure(ours.init(KEY, inputs)) == jax.tree.structure(variables)
+
+    def loss(layer):
+        return lambda variables, inputs: jnp.sum(jnp.sin(layer.apply(variables, inputs)))
+
+    np.testing.assert_allclose(
+        ours.apply(variables, inputs), reference.apply(variables, inputs), rtol=1e-4, atol=1e-6, strict=True
+    )
+    gradients = (jax.grad(loss(layer), argnums=(0, 1))(variables, inputs) for layer in (ours, reference))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, strict=True), *gradients)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere XLA's convolution is the fast one")
+def test_a_convolution_is_products_on_a_cpu():
+    layer = models.Conv1D(6, 4)
+    variables = layer.init(KEY, FEATURES)
+    text = str(jax.make_jaxpr(jax.grad(lambda variables: layer.apply(variables, FEATURES).sum()))(variables))
+    assert "dot_general" in text and "conv_general_dilated" not in text
+
+
+@pytest.mark.parametrize(
     "call, words",
     [
         (

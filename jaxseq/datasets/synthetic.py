@@ -8,6 +8,8 @@ All randomness comes from the `rng` passed in: `numpy.random.default_rng(seed)`.
 """
 
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -496,3 +498,100 @@ def copy_memory(rng: np.random.Generator, examples: int, delay: int, symbols: in
     tokens[:, :length] = targets[:, -length:] = rng.integers(0, symbols, (examples, length))
     tokens[:, length + delay - 1] = symbols + 1
     return CopyMemory(tokens, targets)
+
+
+# Captioned images. A caption says how many, how large, of which colour and shape, and where.
+IMAGE_SIZE = 32
+COLOURS = {
+    "red": (215, 45, 40),
+    "green": (45, 175, 65),
+    "blue": (50, 95, 230),
+    "yellow": (235, 210, 55),
+    "purple": (165, 65, 205),
+    "white": (235, 235, 235),
+}
+SHAPES = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
+COUNTS = ("a", "two", "three")
+SIZES = {"small": 2.5, "": 3.5, "large": 4.5}  # radius, pixels; what is neither small nor large goes unsaid
+PLACES = ("on the left", "in the middle", "on the right")
+CAPTION_WORDS = tuple(sorted({*COUNTS, *SIZES, *COLOURS, *SHAPES, *SHAPES.values(), *" ".join(PLACES).split()} - {""}))
+
+
+class CaptionedImages(NamedTuple):
+    """images uint8 [N, 32, 32, 3], red, green, blue; captions: N strings of `CAPTION_WORDS`."""
+
+    images: np.ndarray
+    captions: list[str]
+
+
+def captioned_images(
+    rng: np.random.Generator, examples: int, combinations: Sequence[tuple[str, ...]] | None = None
+) -> CaptionedImages:
+    """One to three equal objects on a dark ground, and what an image shows: "two large red circles on the left".
+
+    Objects lie wholly in their third of the image and never overlap. Within that, place, size, shade of the colour,
+    ground and every pixel vary at random, so no two images are alike.
+
+    Args:
+      rng: source of all randomness.
+      examples: N.
+      combinations: what may be shown, each as likely as any other: (count, size, colour, shape, place) of `COUNTS`,
+        `SIZES`, `COLOURS`, `SHAPES` and `PLACES`; None: all that there are.
+    Returns:
+      CaptionedImages(images, captions).
+    Raises:
+      ValueError: `examples` is too small, or there is no combination or one of other words.
+    """
+    _check_count("examples", examples)
+    every = list(itertools.product(COUNTS, SIZES, COLOURS, SHAPES, PLACES))
+    combinations = every if combinations is None else combinations
+    if not combinations or not set(combinations) <= set(every):
+        raise ValueError(f"combinations must be (count, size, colour, shape, place), got {combinations!r:.80}")
+    drawn = [combinations[index] for index in rng.integers(len(combinations), size=examples)]
+    counts, sizes, colours, shapes, places = (list(words) for words in zip(*drawn, strict=True))
+    count = np.array([COUNTS.index(word) + 1 for word in counts])
+    place = np.array([PLACES.index(words) for words in places])
+
+    largest, third = len(COUNTS), IMAGE_SIZE / len(PLACES)
+    radius = np.array([SIZES[word] for word in sizes])[:, None] + rng.uniform(-0.2, 0.2, (examples, largest))  # [N, 3]
+    room = 2 * radius.max(axis=1, keepdims=True)  # [N, 1]: what each object takes
+    present = np.arange(largest) < count[:, None]
+    # Gaps between objects one above the other: what is left over, cut at random.
+    left_over = IMAGE_SIZE - room * count[:, None]
+    above = np.sort(np.where(present, rng.random((examples, largest)) * left_over, np.inf), axis=1)
+    rows = above + room * (np.arange(largest) + 0.5)
+    columns = third * place[:, None] + room / 2 + rng.random((examples, largest)) * (third - room)
+
+    paint = np.array([COLOURS[word] for word in colours]) + rng.normal(0, 8, (examples, 3))
+    images = rng.standard_normal((examples, IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)  # float32 and in place: memory
+    images *= 10
+    images += rng.uniform(0, 60, (examples, 1, 1, 3)).astype(np.float32)
+    pixels = np.arange(IMAGE_SIZE) + 0.5
+    for shape in SHAPES:
+        of_shape = np.array([word == shape for word in shapes])
+        for number in range(largest):
+            chosen = np.flatnonzero(of_shape & present[:, number])
+            across = np.abs(pixels[None, None, :] - columns[chosen, number, None, None])
+            down = pixels[None, :, None] - rows[chosen, number, None, None]
+            distance = _distance(shape, across, down, radius[chosen, number, None, None])
+            covered = np.clip(0.5 - distance, 0, 1)[..., None]  # of each pixel, so that edges are smooth
+            images[chosen] += covered * (paint[chosen, None, None] - images[chosen])
+    images = np.clip(images, 0, 255, out=images).astype(np.uint8)
+
+    captions = [
+        " ".join([count, *size.split(), colour, shape if count == "a" else SHAPES[shape], place])
+        for count, size, colour, shape, place in drawn
+    ]
+    return CaptionedImages(images, captions)
+
+
+def _distance(shape: str, across: np.ndarray, down: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """About how far, in pixels, a point lies outside a shape (negative: inside); `across` is without its sign."""
+    if shape == "circle":
+        return np.hypot(across, down) - radius
+    if shape == "square":
+        return np.maximum(across, np.abs(down)) - 0.85 * radius
+    if shape == "triangle":  # corners at the top and at the two ends of the bottom
+        return np.maximum(down - 0.75 * radius, 0.879 * across - 0.477 * (down + radius))
+    thickness, height = 0.3 * radius, np.abs(down)
+    return np.minimum(np.maximum(across - thickness, height - radius), np.maximum(across - radius, height - thickness))
