@@ -85,8 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("text", nargs="?", metavar="TEXT", help="a text or a file; default: standard input")
     predict.set_defaults(command=_predict)
 
-    report = commands.add_parser("report", help="one table over all results, as Markdown")
+    report = commands.add_parser("report", help="all results beside what the documents say, as Markdown or a page")
     report.add_argument("directory", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    form = report.add_mutually_exclusive_group()
+    form.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one page, pictures and all, that needs no other file"
+    )
+    form.add_argument("--brief", action="store_true", help="only a short table of the documents' own models")
+    form.add_argument("--claims", action="store_true", help="only what the documents claim, and whether it holds")
     report.set_defaults(command=_report)
     return parser
 
@@ -146,9 +152,19 @@ def _text(given: str | None) -> str:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from experiments.report import markdown, read_results
+    from experiments import claims, page, report
 
-    print(markdown(read_results(options.directory)))
+    if options.html is not None:
+        page.write(options.directory, options.html)
+        print(f"wrote {options.html}", file=sys.stderr)
+        return 0
+    results = report.read_results(options.directory)
+    if options.brief:
+        print(report.brief(results))
+        return 0
+    if not options.claims:
+        print(report.markdown(results), end="\n\n## Claims\n\n")
+    print(claims.markdown({result["name"]: result for result in results}))
     return 0
 
 

@@ -3,11 +3,39 @@
 import difflib
 import fnmatch
 
-from experiments import imdb, jena, memory, reuters
+from experiments import (
+    captions,
+    imdb,
+    imdb100,
+    imdb500,
+    imdb_words,
+    jena,
+    memory,
+    reuters,
+    spam,
+    tagging,
+    text_vectorization,
+    translation,
+)
 from experiments.experiment import Experiment, UserError
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for family in (imdb, jena, memory, reuters) for experiment in family.EXPERIMENTS
+    experiment.name: experiment
+    for family in (
+        captions,
+        imdb,
+        imdb100,
+        imdb500,
+        imdb_words,
+        jena,
+        memory,
+        reuters,
+        spam,
+        tagging,
+        text_vectorization,
+        translation,
+    )
+    for experiment in family.EXPERIMENTS
 }
 
 

@@ -17,7 +17,7 @@ def curves(result: dict[str, Any], path: Path) -> None:
     """
     shown = [result, *result.get("variants", [])]
     panels = [(variant, name) for variant in shown for name in variant["history"][0] if not name.startswith("val_")]
-    columns = min(len(panels), 2 if len(panels) <= 8 else 5)
+    columns = min(len(panels), 2 if len(panels) <= 8 else 3)
     rows = -(-len(panels) // columns)
     figure = _matplotlib().Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -122,6 +122,53 @@ def histogram(values: Any, path: Path, *, xlabel: str, marks: dict[str, float]) 
     axis.set_ylabel("how many")
     axis.grid(alpha=0.25)
     axis.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def heatmaps(panels: list[tuple[Any, Any, Any]], path: Path) -> None:
+    """Draws matrices of shares, 0 to 1, side by side, each row and column under its name.
+
+    Args:
+      panels: (names of the rows, names of the columns, values [rows, columns]).
+      path: the PNG to write.
+    """
+    figure = _matplotlib().Figure(figsize=(4.2 * len(panels), 4.4), layout="constrained")
+    for axis, (rows, columns, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axis.imshow(values, vmin=0, vmax=1, cmap="Blues")
+        axis.set_xticks(range(len(columns)), columns, rotation=60, ha="left", rotation_mode="anchor", fontsize=9)
+        axis.set_yticks(range(len(rows)), rows, fontsize=9)
+        axis.xaxis.tick_top()
+    figure.savefig(path, dpi=110)
+
+
+def profiles(panels: dict[str, Any], path: Path, *, xlabel: str, ylabel: str, columns: int = 3) -> None:
+    """Draws one panel for each title, a line for each name: its mean over the seeds, least to greatest shaded.
+
+    Args:
+      panels: title -> line -> values [seeds, N] at x = 0, 1, … N − 1.
+      path: the PNG to write.
+      xlabel: what x is.
+      ylabel: what the values are.
+      columns: how many panels stand side by side.
+    """
+    columns = min(len(panels), columns)
+    rows = -(-len(panels) // columns)
+    figure = _matplotlib().Figure(figsize=(5.2 * columns, 4.0 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (title, lines) in zip(axes, panels.items(), strict=False):
+        for name, values in lines.items():
+            x = np.arange(np.shape(values)[1])
+            (line,) = axis.plot(x, np.mean(values, axis=0), label=name)
+            axis.fill_between(
+                x, np.min(values, axis=0), np.max(values, axis=0), color=line.get_color(), alpha=0.2, linewidth=0
+            )
+        axis.set_xlabel(xlabel)
+        axis.set_ylabel(ylabel)
+        axis.set_title(title, loc="left", fontsize=9)
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False, fontsize=7)
+    for axis in axes[len(panels) :]:
+        axis.remove()
     figure.savefig(path, dpi=110)
 
 

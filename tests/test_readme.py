@@ -83,3 +83,11 @@ def test_the_readers_cell_in_a_model(cell):
     model = run(BLOCKS[2])["model"]
     tokens = jnp.ones((2, 5), jnp.int32)
     assert model.init_with_output(jax.random.key(0), tokens)[0].shape == (2, 1)
+
+
+def test_the_results_are_those_that_are_committed():
+    """The table of README is what the report prints of `experiments/results`, digit for digit."""
+    from experiments import report
+
+    results = report.read_results(Path(__file__).parent.parent / "experiments" / "results")
+    assert report.brief(results) in README
