@@ -560,7 +560,7 @@ CLAIMS: tuple[Claim, ...] = (
                     trained("imdb_glove_scratch_2000", _LAST),
                     trained("imdb_glove_scratch_2000", _LAST, "GloVe frozen, 2,000 reviews"),
                 ),
-                "nearly 70 %": within(_of_the_document(trained("imdb_glove_scratch_2000", _LAST)), 0.67, 0.71),
+                "nearly 70 %, or more": at_least(_of_the_document(trained("imdb_glove_scratch_2000", _LAST)), 0.67),
             }
         ),
     ),

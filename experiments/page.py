@@ -69,7 +69,7 @@ def build(results: list[dict[str, Any]], directory: Path) -> str:
         "<header><h1>What the documents say and what was measured</h1>",
         f"<p>{len(results)} experiments of <code>jaxseq</code> on the recurrent networks of five documents, and the "
         f"{len(claims.CLAIMS)} sentences of theirs that can be checked. A figure is the mean ± the standard deviation "
-        "over the seeds.</p>",
+        f"over the seeds; {report.in_all(results)}.</p>",
     ]
     if marked:
         parts.append(

@@ -54,7 +54,8 @@ def markdown(results: list[dict[str, Any]]) -> str:
     of_results = [f"- {result['name']}: {note}" for result in results for note in notes(result)]
     if of_results:
         lines += ["", "Notes:", "", *of_results]
-    lines += ["", "Ran on:", "", *[f"- {result['name']}: {ran_on(result)}" for result in results]]
+    lines += ["", f"Ran on ({in_all(results)}):", ""]
+    lines += [f"- {result['name']}: {ran_on(result)}" for result in results]
     for result in results:
         lines += _study(result)
     return "\n".join(lines)
@@ -200,6 +201,12 @@ def outcome(result: dict[str, Any]) -> str:
 def other_data(result: dict[str, Any]) -> bool:
     """Whether it ran on other data than the document did, as a note of its says."""
     return any(note.startswith(OTHER_DATA) for note in result["notes"])
+
+
+def in_all(results: list[dict[str, Any]]) -> str:
+    """What training all of it took; a resumed run counts the seconds of every session."""
+    seconds = sum(one.get("training_seconds", 0) for result in results for one in variants(result))
+    return f"{seconds:,.0f} s ({seconds / 3600:.1f} hours) of training in all"
 
 
 def ran_on(result: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Translation: an English sentence in, a French one out, of another length (document 001, many-to-many).
 
 The document names the task and gives no model and no figure: all of the form is ours. An encoder and a decoder
-(Sutskever et al. 2014), and beside them the same two with attention (Luong et al. 2015), on short sentences of Tatoeba.
+(Sutskever et al. 2014), and beside them the same two with attention (placed as Luong et al. 2015 do, scored as Bahdanau
+et al. 2015), on short sentences of Tatoeba.
 
 Tokens are lower-case words and marks: "Qu'est-ce que c'est ?" has eight, qu' est -ce que c' est ?.
 """
@@ -330,7 +331,9 @@ EXPERIMENTS = [
         document="001_7cf08e2a96f4f12b.txt",
         title="English → French: encoder GRU(128) → decoder GRU(128) → Dense(4000), without and with attention",
         documented="many-to-many: a sequence in, another out, as translators have it (no figure)",
-        variants=(_translator(None, ""), _translator("general", "attention")),
+        # The additive form was chosen on 9,000 sentences of at most 6 tokens, one seed, batches of 32: validation
+        # accuracy after 12 epochs 0.617 without attention, 0.622 with the general form, 0.659 with the additive one.
+        variants=(_translator(None, ""), _translator("additive", "attention")),
         study=_study,
         predict=_predict,
         predicts=(

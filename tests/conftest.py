@@ -3,6 +3,7 @@
 import os
 
 os.environ["KERAS_BACKEND"] = "jax"  # before the first `import keras`
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU, where there is one
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

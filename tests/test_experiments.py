@@ -183,7 +183,7 @@ def test_another_result_is_not_replaced_unasked(smoked, capsys):
 
 def test_ctrl_c_saves_and_resume_ends_as_if_nothing_had_happened(tmp_path):
     """A real process, a real signal: exit code 130, a line that says how to go on, the same bits in the end."""
-    command = [sys.executable, "-m", "experiments", "run", "reuters_lstm", "--data", "synthetic", "--seeds", "1"]
+    command = [sys.executable, "-m", "experiments", "run", "imdb_simple_rnn", "--data", "synthetic", "--seeds", "1"]
     command += ["--epochs", "2", "--out"]
     # In the child a metric cannot send a signal: it is sent once the second checkpointable chunk is under way.
     script = (
@@ -211,7 +211,7 @@ def test_ctrl_c_saves_and_resume_ends_as_if_nothing_had_happened(tmp_path):
     for name, more in (("a", ["--resume"]), ("b", [])):
         done = subprocess.run([*command, str(tmp_path / name), *more], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        result = json.loads((tmp_path / name / "reuters_lstm" / "result.json").read_text())
+        result = json.loads((tmp_path / name / "imdb_simple_rnn" / "result.json").read_text())
         histories.append((result["history"], result["figures"]))
     assert histories[0] == histories[1]
 

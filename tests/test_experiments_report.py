@@ -442,3 +442,12 @@ def test_claims_and_page_exclude_each_other(directory, capsys):
     with pytest.raises(SystemExit):
         main(["report", str(directory), "--claims", "--html", "page.html"])
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_the_report_says_what_all_training_took():
+    """Documented variants and controls, every result once."""
+    results = [
+        {"training_seconds": 3000.0, "variants": [{"training_seconds": 600.0}]},
+        {"variants": []},
+    ]
+    assert report.in_all(results) == "3,600 s (1.0 hours) of training in all"
