@@ -138,16 +138,16 @@ def _predict(options: argparse.Namespace) -> int:
     one = catalogue.find_one(options.name)
     saved = experiment.read_saved(one, options.directory, options.variant, options.seed)
     assert one.predict is not None  # read_saved raises where there is nothing to predict
-    print(one.predict(saved, _text(options.text)))
+    print(one.predict(saved, _text(options.text, one.predicts)))
     return 0
 
 
-def _text(given: str | None) -> str:
+def _text(given: str | None, predicts: str) -> str:
     """A text as it was typed; a file's path, whose contents an experiment reads itself; or standard input."""
     if given is not None:
         return given
     if sys.stdin.isatty():
-        print("a text, then Ctrl-D:", file=sys.stderr)
+        print(f"{predicts}; end with Ctrl-D:", file=sys.stderr)
     return sys.stdin.read()
 
 

@@ -224,8 +224,7 @@ def _study(run: Run) -> dict[str, Any]:
     from matplotlib import image as matplotlib_image
 
     trained = run.variant()
-    model, seeds = trained.variant.model, len(trained.result["seeds"])
-    params = [jaxseq.select(trained.fit.best_params, seed) for seed in range(seeds)]
+    model, params = trained.variant.model, trained.best
     test = _part("test", run.smoke)
     figures: dict[str, Any] = {}
     rows = []

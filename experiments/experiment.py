@@ -21,6 +21,7 @@ import jaxseq
 from experiments import plots
 from jaxseq import environment
 from jaxseq.datasets.files import DataNotFound
+from jaxseq.epochs import as_arguments
 
 ENCODING = "encoding.json"  # beside a variant's checkpoints: how a new input is read
 SMOKE_EXAMPLES = 96  # of each part, in a smoke run
@@ -97,6 +98,11 @@ class Trained(NamedTuple):
     data: Data
     fit: jaxseq.Fit  # best_params and state.params of all seeds, each leaf [S, ...]
     result: dict[str, Any]  # its part of result.json
+
+    @property
+    def best(self) -> list[Any]:
+        """The best parameters, seed by seed."""
+        return [jaxseq.select(self.fit.best_params, seed) for seed in range(len(self.result["seeds"]))]
 
 
 class Run(NamedTuple):
@@ -235,9 +241,7 @@ def _train(experiment: Experiment, variant: Variant, request: Request, directory
     checkpoints = checkpoints_of(directory, variant)
     if data.encoding is not None:  # before the training: what is saved on the way can be used too
         checkpoints.mkdir(parents=True, exist_ok=True)
-        one_input = jax.eval_shape(data.train.take, data.train.arrays, jax.ShapeDtypeStruct((1,), np.int32))[0]
-        inputs = one_input if isinstance(one_input, tuple) else (one_input,)
-        shapes = [[list(leaf.shape[1:]), str(leaf.dtype)] for leaf in inputs]
+        shapes = [[list(leaf.shape[1:]), str(leaf.dtype)] for leaf in as_arguments(data.train.one_input)]
         write_json(checkpoints / ENCODING, data.encoding | {"input": shapes})
     fit = jaxseq.fit(
         variant.task,

@@ -138,9 +138,7 @@ def predict_sentiment(saved: Saved, text: str) -> str:
       UserError: there is no word in it, or the file is not text.
     """
     read = saved.encoding
-    words = split_words(text_or_file(text))
-    if not words:
-        raise UserError(f"TEXT must hold at least one word, got {text!r:.60}")
+    words = review_words(text)
     known = Vocabulary(tuple(read["words"]))
     sequence = known.encode(words, start=True)
     padded = jaxseq.pad_sequences(
@@ -150,17 +148,37 @@ def predict_sentiment(saved: Saved, text: str) -> str:
         truncating=read["truncating"],
     )
     [[shape, dtype]] = read["input"]  # most models read indices, some numbers
-    probability = float(jax.nn.sigmoid(saved.apply(padded.reshape(1, *shape).astype(dtype))[0, 0]))
-    sentiment, certainty = ("positive", probability) if probability > 0.5 else ("negative", 1 - probability)
-    unknown = [
-        word for word, index in zip(words, sequence[1:], strict=True) if index == known.index(Vocabulary.unknown)
-    ]
-    lines = [f"{sentiment}, probability {certainty:.3f}"]
-    if unknown:
+    lines = [sentiment(saved, padded.reshape(1, *shape).astype(dtype))]
+    if unknown := unknown_words(words, known):
         lines.append(f"not among the {read['num_words']:,} words known: {', '.join(dict.fromkeys(unknown))}")
     if len(sequence) > read["maxlen"]:
         lines.append(f"{len(words)} words; the model reads {read['maxlen']} of them")
     return "\n".join(lines)
+
+
+def review_words(text: str) -> list[str]:
+    """The words of a review, typed in or in a file.
+
+    Raises:
+      UserError: there is none, or the file is not text.
+    """
+    words = split_words(text_or_file(text))
+    if not words:
+        raise UserError(f"TEXT must hold at least one word, got {text!r:.60}")
+    return words
+
+
+def unknown_words(words: Sequence[str], known: Vocabulary) -> list[str]:
+    """Those of the words that a vocabulary does not know."""
+    unknown = known.index(Vocabulary.unknown)
+    return [word for word, index in zip(words, known.encode(words), strict=True) if index == unknown]
+
+
+def sentiment(saved: Saved, inputs: Any) -> str:
+    """What a model of one logit a review says of one, and how sure it is."""
+    probability = float(jax.nn.sigmoid(saved.apply(inputs)[0, 0]))
+    says, certainty = ("positive", probability) if probability > 0.5 else ("negative", 1 - probability)
+    return f"{says}, probability {certainty:.3f}"
 
 
 # Figures
@@ -217,9 +235,7 @@ def gathered(part: jaxseq.Examples | None, limit: int | None = None) -> tuple[An
 
 def initial_params(one: Trained, seed: int) -> Any:
     """A seed's parameters before its first step."""
-    train = one.data.train
-    inputs = jax.eval_shape(train.take, train.arrays, jax.ShapeDtypeStruct((1,), np.int32))[0]
-    return initialize(one.variant.model, inputs, optax.identity(), seed).params
+    return initialize(one.variant.model, one.data.train.one_input, optax.identity(), seed).params
 
 
 # Studies
@@ -300,8 +316,7 @@ def _moved(run: Run) -> dict[str, Any]:
 
 def _probabilities(one: Trained, inputs: np.ndarray) -> np.ndarray:
     """Of class 1, by each seed's best epoch: [S, N] of inputs [N, T]."""
-    params = [jaxseq.select(one.fit.best_params, seed) for seed in range(len(one.result["seeds"]))]
-    logits = [jaxseq.predict(one.variant.model, of_seed, inputs, batch_size=500)[:, 0] for of_seed in params]
+    logits = [jaxseq.predict(one.variant.model, params, inputs, batch_size=500)[:, 0] for params in one.best]
     return np.asarray(jax.nn.sigmoid(np.stack(logits)))
 
 

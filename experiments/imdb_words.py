@@ -15,13 +15,11 @@ import numpy as np
 
 import jaxseq
 from experiments import imdb as sequences
-from experiments.experiment import Data, Experiment, Run, Saved, Trained, UserError, Variant, some, summarize
-from experiments.inputs import text_or_file
+from experiments.experiment import Data, Experiment, Run, Saved, Trained, Variant, some, summarize
 from jaxseq.datasets import glove, imdb, synthetic
 from jaxseq.datasets.files import Source
 from jaxseq.models import Dense, Embedding, check_tokens
 from jaxseq.text import Tokenizer
-from jaxseq.text import words as split_words
 from jaxseq.vocabulary import Vocabulary
 from jaxseq.word_vectors import WordVectors, embedding_matrix, nearest
 
@@ -304,7 +302,7 @@ def _text_classifiers(readers: Mapping[str, _Reader]) -> tuple[Variant, ...]:
 
 def _predict_text(saved: Saved, text: str) -> str:
     """The sentiment of a review, its unknown words dropped as the tokenizer drops them."""
-    review = _review(text)
+    review = sequences.review_words(text)
     index = {word: number for number, word in enumerate(saved.encoding["words"]) if word}
     sequence = [index[word] for word in review if word in index]
     inputs = jaxseq.pad_sequences([sequence], saved.encoding["maxlen"])
@@ -313,26 +311,14 @@ def _predict_text(saved: Saved, text: str) -> str:
 
 def _predict_bag(saved: Saved, text: str) -> str:
     """The sentiment of a review of whatever length, as the set of its words."""
-    review = _review(text)
+    review = sequences.review_words(text)
     known = Vocabulary(tuple(saved.encoding["words"]))
-    sequence = known.encode(review, start=True)
-    unknown = [
-        word for word, index in zip(review, sequence[1:], strict=True) if index == known.index(Vocabulary.unknown)
-    ]
-    return _verdict(saved, _bags([sequence], saved.encoding["last"]), unknown)
-
-
-def _review(text: str) -> list[str]:
-    review = split_words(text_or_file(text))
-    if not review:
-        raise UserError(f"TEXT must hold at least one word, got {text!r:.60}")
-    return review
+    inputs = _bags([known.encode(review, start=True)], saved.encoding["last"])
+    return _verdict(saved, inputs, sequences.unknown_words(review, known))
 
 
 def _verdict(saved: Saved, inputs: np.ndarray, unknown: list[str]) -> str:
-    probability = float(jax.nn.sigmoid(saved.apply(inputs)[0, 0]))
-    sentiment, certainty = ("positive", probability) if probability > 0.5 else ("negative", 1 - probability)
-    lines = [f"{sentiment}, probability {certainty:.3f}"]
+    lines = [sequences.sentiment(saved, inputs)]
     if unknown:
         lines.append(f"unknown to the model: {', '.join(dict.fromkeys(unknown))}")
     return "\n".join(lines)
@@ -579,8 +565,7 @@ def _single_words(one: Trained) -> dict[str, Any]:
     assert one.data.test is not None
     inputs = np.asarray(one.data.test.take(one.data.test.arrays, jnp.asarray(one.data.test.rows[:1000]))[0])
     differences = []
-    for seed in one.result["seeds"]:
-        params = jaxseq.select(one.fit.best_params, seed)
+    for params in one.best:
         scores, bias = _word_scores(params)
         logits = jaxseq.predict(one.variant.model, params, inputs)[:, 0]
         sums = scores[np.arange(_LAST_WORDS), inputs].sum(axis=1) + bias
@@ -596,12 +581,7 @@ def _bombs(one: Trained, known: Vocabulary) -> tuple[dict[str, Any], list[list[A
     for word in ("bomb", "masterpiece"):
         texts = [f"this movie is {article} {word}" for article in ("a", "the")]
         inputs = jaxseq.pad_sequences([known.encode(text, start=True) for text in texts], _LAST_WORDS)
-        logits = np.stack(
-            [
-                jaxseq.predict(one.variant.model, jaxseq.select(one.fit.best_params, seed), inputs)[:, 0]
-                for seed in one.result["seeds"]
-            ]
-        )
+        logits = np.stack([jaxseq.predict(one.variant.model, params, inputs)[:, 0] for params in one.best])
         steps.append(logits[:, 1] - logits[:, 0])
         figures[f"what 'the' for 'a' adds to the logit, {word}"] = summarize(steps[-1].tolist())
         for text, column in zip(texts, logits.T, strict=True):

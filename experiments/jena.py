@@ -318,18 +318,14 @@ def _weather(run: Run) -> dict[str, Any]:
         run.directory / "temperature.png",
     )
     hours = (series.times[first] - series.times[0]) / np.timedelta64(1, "h")
+    year = 365.25 * 24
+    beside_the_year = _without(temperature[first], hours, year)
     return {
         "figures": {
-            "share of the variance in a wave of a year (first recording)": _share(
-                temperature[first], hours, 365.25 * 24
-            ),
+            "share of the variance in a wave of a year (first recording)": _share(temperature[first], hours, year),
             "share of the variance in a wave of a day (first recording)": _share(temperature[first], hours, 24),
-            "the same after a year's wave is taken out, day": _share(
-                _without(temperature[first], hours, 365.25 * 24), hours, 24
-            ),
-            "the same after a year's wave is taken out, 17 hours": _share(
-                _without(temperature[first], hours, 365.25 * 24), hours, 17
-            ),
+            "the same after a year's wave is taken out, day": _share(beside_the_year, hours, 24),
+            "the same after a year's wave is taken out, 17 hours": _share(beside_the_year, hours, 17),
         }
     }
 
@@ -349,24 +345,27 @@ def _share(values: np.ndarray, hours: np.ndarray, period: float) -> float:
 def _forecasts(run: Run) -> dict[str, Any]:
     """Ten days of the test part: truth, naive forecast, and every seed's forecast an hour."""
     one = run.trained[0]
-    data, test = one.data, run.data.test
-    assert test is not None and data.units is not None
+    encoding, test = run.data.encoding, run.data.test
+    assert encoding is not None and test is not None
+    windows = jaxseq.Windows(**encoding["windows"])
     rows = test.rows[:: _WINDOWS.step][: 10 * _DAY // _WINDOWS.step]
     series = _series(run.synthetic, run.smoke)
     inputs = np.asarray(test.take(test.arrays, jnp.asarray(rows))[0])
-    scaler = jaxseq.Scaler.fit(series.values[series.parts.train])
-    forecasts = [
-        jaxseq.predict(one.variant.model, jaxseq.select(one.fit.best_params, seed), inputs)[:, 0]
-        for seed in range(len(one.result["seeds"]))
-    ]
-    degrees = scaler.inverse(np.stack(forecasts), column=jena.TEMPERATURE)
-    times = series.times[rows + _WINDOWS.delay]
-    truth = series.values[rows + _WINDOWS.delay, jena.TEMPERATURE]
-    lines = {"truth": (times, truth), "naive": (times, series.values[rows - _WINDOWS.step, jena.TEMPERATURE])}
+    forecasts = [jaxseq.predict(one.variant.model, params, inputs)[:, 0] for params in one.best]
+    degrees = _scaler(encoding).inverse(np.stack(forecasts), column=jena.TEMPERATURE)
+    times = series.times[rows + windows.delay]
+    truth = series.values[rows + windows.delay, jena.TEMPERATURE]
+    lines = {"truth": (times, truth), "naive": (times, series.values[rows - windows.step, jena.TEMPERATURE])}
     lines["forecast, mean of the seeds"] = (times, degrees.mean(axis=0))
-    title = f"{one.variant.label or 'as documented'}: forecast 25 hours ahead, start of the test part, °C"
+    hours = windows.horizon / 6
+    title = f"{one.variant.label or 'as documented'}: forecast {hours:g} hours ahead, start of the test part, °C"
     plots.series({title: lines}, run.directory / "forecasts.png")
     return {}
+
+
+def _scaler(encoding: dict[str, Any]) -> jaxseq.Scaler:
+    """The scale that the training part gave."""
+    return jaxseq.Scaler(np.array(encoding["mean"]), np.array(encoding["deviation"]))
 
 
 def _choice(run: Run) -> dict[str, Any]:
@@ -408,7 +407,7 @@ def _tomorrow(saved: Saved, text: str) -> str:
     windows = jaxseq.Windows(**encoding["windows"])
     if len(values) < windows.lookback:
         raise UserError(f"TEXT must be a file of at least {windows.lookback:,} rows (ten days), got {len(values):,}")
-    scaler = jaxseq.Scaler(np.array(encoding["mean"]), np.array(encoding["deviation"]))
+    scaler = _scaler(encoding)
     inputs = scaler.transform(values[len(values) - windows.lookback :: windows.step])[None]
     if encoding["reverse"]:
         inputs = inputs[:, ::-1]

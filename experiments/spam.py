@@ -116,9 +116,8 @@ def scores(counts: np.ndarray) -> dict[str, float]:
 def _called(trained: Trained, seed: int) -> np.ndarray:
     """What a seed's best parameters call the test messages: bool [N], True for spam."""
     assert trained.data.test is not None
-    params = jaxseq.select(trained.fit.best_params, seed)
     inputs = trained.data.test.arrays[0][trained.data.test.rows]
-    return jaxseq.predict(trained.variant.model, params, inputs)[:, 0] > 0
+    return jaxseq.predict(trained.variant.model, trained.best[seed], inputs)[:, 0] > 0
 
 
 def _study(run: Run) -> dict[str, Any]:

@@ -142,8 +142,7 @@ def _test_tags(trained: Trained, corpus: Corpus, seed: int) -> np.ndarray:
     """What a seed's best parameters call every word of the test part, one after another: int [words]."""
     assert trained.data.test is not None
     inputs, _, weights = trained.data.test.arrays
-    params = jaxseq.select(trained.fit.best_params, seed)
-    return jaxseq.predict(trained.variant.model, params, inputs).argmax(axis=-1)[weights]
+    return jaxseq.predict(trained.variant.model, trained.best[seed], inputs).argmax(axis=-1)[weights]
 
 
 def confusion(called: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -39,8 +39,7 @@ class _Timed:
         self.steps_per_epoch = steps_per_epoch(data.train, variant.batch_size)
         self.arrays = jax.device_put((data.train.arrays, np.asarray(data.train.rows, np.int32)))
         self.chunk = make_train_chunk(variant.task, data.train, variant.optimizer, variant.batch_size, mesh)
-        one_input = jax.eval_shape(data.train.take, data.train.arrays, jax.ShapeDtypeStruct((1,), np.int32))[0]
-        state = initialize(variant.model, one_input, variant.optimizer, 0)
+        state = initialize(variant.model, data.train.one_input, variant.optimizer, 0)
         self.carry = jax.tree.map(lambda leaf: leaf[None], (state, zero_totals(variant.task)))
         self.steps = 1
         self._run()  # compiles

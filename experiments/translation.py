@@ -19,7 +19,7 @@ import numpy as np
 
 import jaxseq
 from experiments import plots
-from experiments.experiment import Data, Experiment, Run, Saved, Trained, UserError, Variant, some, summarize
+from experiments.experiment import Data, Experiment, Run, Saved, UserError, Variant, some, summarize
 from experiments.inputs import text_or_file
 from jaxseq.datasets import fra_eng, synthetic
 from jaxseq.text import ngrams
@@ -211,7 +211,7 @@ def _study(run: Run) -> dict[str, Any]:
     sources = _sources(english, corpus.english)
     written = {
         f"{'with' if one.variant.label else 'without'} attention": [
-            _write(one.variant.model, params, sources, corpus.french) for params in _of_seeds(one)
+            _write(one.variant.model, params, sources, corpus.french) for params in one.best
         ]
         for one in run.trained
     }
@@ -259,16 +259,12 @@ def _study(run: Run) -> dict[str, Any]:
     }
 
 
-def _of_seeds(trained: Trained) -> list[Any]:
-    return [jaxseq.select(trained.fit.best_params, seed) for seed in range(len(trained.result["seeds"]))]
-
-
 def _draw_attention(run: Run, corpus: Corpus, english: list[Sentence], written: np.ndarray) -> None:
     """What each written token read, first seed, of the first of the longest test sentences."""
     trained = run.variant("attention")
     shown = sorted(range(len(english)), key=lambda index: -len(english[index]))[:_PICTURES]
     weights = jax.jit(functools.partial(trained.variant.model.apply, method="attention_weights"))(
-        {"params": _of_seeds(trained)[0]},
+        {"params": trained.best[0]},
         _sources([english[index] for index in shown], corpus.english),
         _before(written[shown], corpus.french),
     )

@@ -60,6 +60,11 @@ class Examples(NamedTuple):
     draws: int | None = None  # examples an epoch, drawn with replacement; None: each once
     shuffled: bool = True  # in a new order every epoch; False: always in the order of `rows`
 
+    @property
+    def one_input(self) -> Any:
+        """Shapes and dtypes of a model's inputs, for one example: `jax.ShapeDtypeStruct`s [1, ...]."""
+        return jax.eval_shape(self.take, self.arrays, jax.ShapeDtypeStruct((1,), jnp.int32))[0]
+
 
 def examples(inputs: Any, targets: Any, weights: Any = None) -> Examples:
     """Examples held as arrays whose leading axis counts them.

@@ -130,8 +130,9 @@ def fit(
         shared = arrays if validation.arrays is train.arrays else validation.arrays
         held_out = jax.device_put((shared, np.asarray(validation.rows, np.int32)), replicated)
 
-    one_input = jax.eval_shape(train.take, train.arrays, jax.ShapeDtypeStruct((1,), jnp.int32))[0]
-    initialize_seed = jax.jit(functools.partial(initialize, task.model, one_input, optimizer, pretrained=pretrained))
+    initialize_seed = jax.jit(
+        functools.partial(initialize, task.model, train.one_input, optimizer, pretrained=pretrained)
+    )
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[initialize_seed(seed) for seed in seed_list])
     run = _Run.start(state, task, seed_list)
     settings: dict[str, Any] = {"seeds": seed_list, "batch_size": batch_size, "monitor": monitor}

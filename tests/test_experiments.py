@@ -33,8 +33,7 @@ def no_data(monkeypatch, tmp_path):
 def test_parameter_counts_are_the_documents(experiment):
     for variant in experiment.variants:
         data = variant.load(True, True)
-        one = jax.eval_shape(data.train.take, data.train.arrays, jax.ShapeDtypeStruct((1,), np.int32))[0]
-        variables = jax.eval_shape(variant.model.init, jax.random.key(0), *as_arguments(one))
+        variables = jax.eval_shape(variant.model.init, jax.random.key(0), *as_arguments(data.train.one_input))
         if variant.parameters is not None:
             assert jaxseq.count_parameters(variables) == variant.parameters
 
