@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxseq.calls import Call, Step, check_flags, check_state, prepare, where
 from jaxseq.cells import DropoutMasks
+from jaxseq.residuals import economical
 
 Implementation = Literal["scan", "hoisted", "unrolled"]
 IMPLEMENTATIONS = ("scan", "hoisted", "unrolled")
@@ -113,6 +114,7 @@ def scan(
         steps = steps._replace(inputs=cell.project(call.params, steps.inputs, call.dropout_masks))
         project = False
 
+    @economical
     def body(state: Any, step: Step) -> tuple[Any, Any]:
         return _advance(cell, call, state, step, project=project)
 

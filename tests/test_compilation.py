@@ -165,3 +165,26 @@ def test_importing_creates_no_array():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["3"]
+
+
+STORED = {  # arrays [T, B, H] beside the inputs: what the derivative of one step cannot do without
+    "simple_rnn": 2,  # h, h'
+    "lstm": 7,  # h, c, i, f, g, o, tanh(c')
+    "gru": 4,  # h, r, z, n
+    "gru_reset_after": 7,  # the same, and the product that the reset gate scales, with the other gates' beside it
+    "learned_lstm": 7,
+    "minimal_gated_unit": 3,  # h, f, n
+}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@every_cell
+def test_what_a_step_stores_for_the_backward_pass(name, dropout):
+    cell = CELLS[name]
+    params, inputs = random_params(cell, F, dtype="float32"), jnp.ones((T, B, F))
+    masks = None
+    if dropout and hasattr(cell, "gates"):
+        masks = jaxseq.dropout_masks(jax.random.key(0), cell, F, (B,), dropout=dropout, recurrent_dropout=dropout)
+    _, backward = jax.vjp(functools.partial(jaxseq.scan, cell, dropout_masks=masks), params, inputs)
+    stored = [leaf for leaf in jax.tree.leaves(backward) if leaf.shape[:2] == (T, B)]
+    assert sum(leaf.size for leaf in stored) == T * B * (STORED[name] * cell.hidden_size + F)

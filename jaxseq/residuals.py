@@ -1,0 +1,30 @@
+"""What a forward step stores for the backward pass: results that cost something, never what a multiplication remakes.
+
+Left alone, autodiff stores a factor for every product of the chain rule: of an LSTM's step 13 arrays [B, H], of one with
+recurrent dropout 19. Eight determine them all: the four gates, tanh(c'), c, h and x. Memory is what a long recurrence on a
+CPU waits for, so that storing less is faster too (CHANGELOG.md), for a cell of anybody's.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+# Elementwise and free beside a read from memory. What is not named here is stored where the backward pass needs it.
+_REMADE = frozenset(
+    "abs add add_any and broadcast_in_dim clamp concatenate convert_element_type copy eq expand_dims ge gt imag "
+    "integer_pow iota is_finite le lt max min mul ne neg not or pad real reshape rev select_n sign slice split square "
+    "squeeze stop_gradient sub transpose xor".split()
+)
+
+
+def _is_stored(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name not in _REMADE
+
+
+def economical(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step of a loop whose cheap intermediate results are computed again in the backward pass, not stored.
+
+    Values and derivatives of every order and mode are the step's own.
+    """
+    return jax.checkpoint(step, policy=_is_stored, prevent_cse=False)  # a loop's body has nothing to share with
