@@ -1,8 +1,8 @@
 """What a forward step stores for the backward pass: results that cost something, never what a multiplication remakes.
 
-Left alone, autodiff stores a factor for every product of the chain rule: of an LSTM's step 13 arrays [B, H], of one with
-recurrent dropout 19. Eight determine them all: the four gates, tanh(c'), c, h and x. Memory is what a long recurrence on a
-CPU waits for, so that storing less is faster too (CHANGELOG.md), for a cell of anybody's.
+Left alone, autodiff stores a factor for every product of the chain rule: of an LSTM's step 13 arrays [B, H], of one
+with recurrent dropout 19. Eight determine them all: the four gates, tanh(c'), c, h and x. Memory is what a long
+recurrence on a CPU waits for, so that storing less is faster too (CHANGELOG.md), for a cell of anybody's.
 """
 
 from collections.abc import Callable
