@@ -7,18 +7,20 @@ Axis letters: T time, B batch, F input features, H hidden, G gates. Time leads; 
 holds of one sequence [T, F] and of any further batch axes too.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from jaxseq import deferral
 from jaxseq.calls import Call, Step, check_flags, check_state, prepare, where
 from jaxseq.cells import DropoutMasks
 from jaxseq.residuals import economical
 
-Implementation = Literal["scan", "hoisted", "unrolled"]
-IMPLEMENTATIONS = ("scan", "hoisted", "unrolled")
+Implementation = Literal["scan", "hoisted", "deferred", "unrolled"]
+IMPLEMENTATIONS = ("scan", "hoisted", "deferred", "unrolled")
 _WIDE = 60  # F / H from which hoisting was measured to pay on a CPU, or to cost nothing, for every cell
 MERGES = ("concatenate", "sum", "average", "multiply", None)
 
@@ -92,7 +94,8 @@ def scan(
       reverse: run from the last step to the first; outputs stay in the inputs' order.
       unroll: steps in one iteration of the loop, as in `jax.lax.scan`.
       implementation: "scan" (the input product inside the loop), "hoisted" (one product for all steps before
-        it), "unrolled" (a Python loop); None picks, see `explain`. All give the same numbers.
+        it), "deferred" (hoisted, and the recurrent weights' gradients as one product after it), "unrolled" (a
+        Python loop); None picks, see `explain`. All give the same numbers.
     Returns:
       (state, outputs): the state after the last step taken, each leaf [B, ...]; the outputs [T, B, H].
       A sequence without a real step returns the state it started from.
@@ -110,17 +113,20 @@ def scan(
     steps, project = call.steps, True
     # Traced once outside the loop, so that an error tells the shape that the caller knows.
     jax.eval_shape(cell.project, call.params, steps.inputs, call.dropout_masks)
-    if implementation == "hoisted":
+    if implementation in ("hoisted", "deferred"):
         steps = steps._replace(inputs=cell.project(call.params, steps.inputs, call.dropout_masks))
         project = False
 
-    @economical
-    def body(state: Any, step: Step) -> tuple[Any, Any]:
+    def body(call: Call, state: Any, step: Step) -> tuple[Any, Any]:
         return _advance(cell, call, state, step, project=project)
 
+    constants = call._replace(state=None, steps=None)
+    if implementation == "deferred" and call.steps.inputs.shape[0]:
+        return deferral.scan(body, constants, call.state, steps, reverse=reverse, unroll=unroll)
+    one_step = economical(functools.partial(body, constants))
     if implementation == "unrolled":
-        return _python_loop(body, call.state, steps, reverse)
-    return jax.lax.scan(body, call.state, steps, reverse=reverse, unroll=unroll)
+        return _python_loop(one_step, call.state, steps, reverse)
+    return jax.lax.scan(one_step, call.state, steps, reverse=reverse, unroll=unroll)
 
 
 def step(

@@ -219,7 +219,7 @@ def test_other_activations_go_where_the_equations_say(cell_class, x64):
     assert_close(jaxseq.scan(function, params, inputs), actual, 1e-12)
 
 
-IMPLEMENTATIONS = ("scan", "hoisted", "unrolled")
+IMPLEMENTATIONS = ("scan", "hoisted", "deferred", "unrolled")
 
 
 @pytest.mark.parametrize(

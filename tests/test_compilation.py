@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.interpreters.partial_eval import dce_jaxpr
 
 import jaxseq
 from tests.examples import CELLS, MinimalGatedUnit, random_params
@@ -90,6 +91,24 @@ def test_one_product_for_each_weight_gradient_of_a_whole_batch(name):
             by_w_input = cell.gates * cell.hidden_size, F
             assert count_dots(body, by_w_input) == (not hoisted)
             assert count_dots(jaxpr, by_w_input, loops=False) == hoisted
+
+
+@every_cell
+def test_deferred_takes_every_weight_gradient_after_the_loop_in_one_product(name):
+    cell, recurrent = CELLS[name], RECURRENT_PRODUCTS[name]
+    params, runs = programs(cell, "deferred")
+    for run in runs.values():
+
+        def loss(params, inputs, run=run):
+            return run(params, inputs)[1].sum()
+
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(params, jnp.ones((T, B, F))).jaxpr
+        jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+        forward, backward = loop_bodies(jaxpr)
+        assert count_dots(forward) == recurrent
+        assert count_dots(backward) == recurrent  # the gradients by h alone
+        # outside: the drive, one gradient for each recurrent product, and the input weights'
+        assert count_dots(jaxpr, loops=False) == 1 + recurrent + 1
 
 
 def test_unrolled_has_no_loop():

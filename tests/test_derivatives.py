@@ -45,8 +45,9 @@ def scalar(cell, params, inputs, state, options, cotangents):
     return sum(jnp.sum(a * b) for a, b in pairs)
 
 
+@pytest.mark.parametrize("implementation", ["scan", "deferred"])
 @every_cell
-def test_second_order_in_three_ways_is_the_slope_of_the_references_gradient(name):
+def test_second_order_in_three_ways_is_the_slope_of_the_references_gradient(name, implementation):
     cell, rng = CELLS[name], np.random.default_rng(0)
     params, inputs = random_params(cell, F), jnp.asarray(rng.normal(size=(T, B, F)))
     state = random_state(cell, params, (B,))
@@ -61,7 +62,7 @@ def test_second_order_in_three_ways_is_the_slope_of_the_references_gradient(name
     @jax.jit
     def hessian_times(point, direction):
         def value(point):
-            return scalar(cell, *point, options, cotangents)
+            return scalar(cell, *point, options | {"implementation": implementation}, cotangents)
 
         def along(point):
             return jax.jvp(value, (point,), (direction,))[1]
@@ -92,6 +93,7 @@ def test_second_order_in_three_ways_is_the_slope_of_the_references_gradient(name
         ("lstm", (3, 2), "scan", ["rev"]),
         ("gru", (2, 2, 3), "hoisted", ["fwd"]),
         ("gru_reset_after", (1, 2, 2), "scan", ["fwd", "rev"]),
+        ("gru", (2, 2, 2), "deferred", ["fwd"]),
     ],
 )
 def test_jaxs_own_check_finds_no_fault_up_to_second_order(name, shape, implementation, modes):

@@ -48,7 +48,7 @@ def cell():
     return run(BLOCKS[2])["MGU"](hidden_size=4)
 
 
-@pytest.mark.parametrize("implementation", ["scan", "hoisted", "unrolled"])
+@pytest.mark.parametrize("implementation", ["scan", "hoisted", "deferred", "unrolled"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_readers_cell_against_its_equation(cell, implementation, reverse):
     rng = np.random.default_rng(0)

@@ -1,9 +1,37 @@
 """The product of a vector with the weights of all gates, with or without a dropout mask per gate."""
 
-from typing import NamedTuple
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
+
+Multiply = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+
+
+class _Through(threading.local):
+    multiply: Multiply | None = None  # what takes the products of a step that is being traced; None: `product`
+    trace: Any = None  # the trace of that step
+
+
+_through = _Through()
+
+
+@contextlib.contextmanager
+def products_through(multiply: Multiply) -> Iterator[None]:
+    """While it lasts, `gate_product` leaves its product to `multiply`, which may look at it, or take it elsewhere.
+
+    Not a product inside a `jit`, `vmap` or loop of the step's own: what it multiplies is unknown outside of that.
+    """
+    outer = _through.multiply, _through.trace
+    _through.multiply, _through.trace = multiply, get_opaque_trace_state()
+    try:
+        yield
+    finally:
+        _through.multiply, _through.trace = outer
 
 
 class DropoutMasks(NamedTuple):
@@ -33,6 +61,13 @@ def gate_product(values: jax.Array, weights: jax.Array, mask: jax.Array | None, 
     """
     if values.shape[-1] != weights.shape[0]:
         raise ValueError(f"{name} must have {weights.shape[0]} features on the last axis, got shape {values.shape}")
+    if _through.multiply is None or _through.trace != get_opaque_trace_state():
+        return product(values, weights, mask)
+    return _through.multiply(values, weights, mask)
+
+
+def product(values: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The product itself: see `gate_product`."""
     if mask is None:
         return values @ weights
     parts = jnp.split(weights, mask.shape[0], axis=-1)

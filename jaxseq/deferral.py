@@ -1,0 +1,150 @@
+"""Weight gradients after the loop: the backward pass carries the state's gradient, and no weight's.
+
+A step multiplies its state with weights that never change: z_t = v_t U. Autodiff adds up dU = Σ v_tᵀ dz_t in the
+backward loop, reading and writing all of dU at every step. Taken once, from all v_t and dz_t, it is one product over
+T·B.
+
+Here the derivative of the loop is written so. Each `gate_product` of a step has a tap: a term that is zero, whose
+tangent is v_t dU. All v_t are known after the forward loop, so that the tangents of all taps are one product before the
+tangent's loop, which is linear; transposed, that loop gives all dz_t, and the product the whole of dU after it. Forward
+mode, second derivatives and `vmap` follow. Whatever a cell computes otherwise, with weights that change from step to
+step, or inside a `jit` or a loop of its own, is differentiated as ever.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq.cells.products import product, products_through
+from jaxseq.residuals import economical
+
+Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (constants, state, step) -> (state, output)
+
+
+class _Product(NamedTuple):
+    """One `gate_product` of a step."""
+
+    weights: jax.Array  # [H, G·H]
+    mask: jax.Array | None  # [G, B, H]
+    result: jax.Array  # [B, G·H]
+
+
+def scan(body: Body, constants: Any, state: Any, steps: Any, *, reverse: bool, unroll: int) -> tuple[Any, Any]:
+    """`jax.lax.scan` of `body`, with the gradients of weights that `gate_product` multiplies taken after the loop.
+
+    Args:
+      body: (constants, state, step) -> (state, output); static, closing over no array.
+      constants: what is the same at every step, parameters and masks.
+      state: each leaf [B, ...].
+      steps: what differs, each leaf [T, ...]; T at least 1.
+      reverse: from the last step to the first.
+      unroll: as in `jax.lax.scan`.
+    Returns:
+      (state, outputs).
+    """
+    return _scan(body, reverse, unroll, constants, state, steps)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _scan(body: Body, reverse: bool, unroll: int, constants: Any, state: Any, steps: Any) -> tuple[Any, Any]:
+    return jax.lax.scan(functools.partial(body, constants), state, steps, reverse=reverse, unroll=unroll)
+
+
+@_scan.defjvp
+def _scan_jvp(body: Body, reverse: bool, unroll: int, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    constants, state, steps = primals
+    first = jax.tree.map(lambda leaf: leaf[0], steps)
+    is_deferred = _constant_products(body, constants, state, first)
+
+    def deferred(constants: Any) -> list[_Product]:
+        return list(itertools.compress(_products(body, constants, state, first), is_deferred))
+
+    def run(constants: Any, state: Any, steps: Any, taps: Any) -> tuple[Any, Any]:
+        @economical
+        def tapped(state: Any, step_and_taps: Any) -> tuple[Any, Any]:
+            step, taps = step_and_taps
+            values, chosen, left = [], iter(is_deferred), iter(zip(products, taps, strict=True))
+
+            def multiply(value: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
+                if not next(chosen):
+                    return product(value, weights, mask)
+                values.append(value)
+                one, tap = next(left)
+                # The weights as seen outside: no part of what is linearised, but of what a second derivative sees.
+                return _tap(product(value, one.weights, mask), tap)
+
+            with products_through(multiply):
+                state, output = body(constants, state, step)
+            return state, (output, values)
+
+        state, (outputs, values) = jax.lax.scan(tapped, state, (steps, taps), reverse=reverse, unroll=unroll)
+        return (state, outputs), values
+
+    products, changes = jax.jvp(deferred, (constants,), (tangents[0],))
+    length = jax.tree.leaves(steps)[0].shape[0]
+    taps = [jnp.zeros((length, *one.result.shape), one.result.dtype) for one in products]
+    result, linear, values = jax.linearize(run, constants, state, steps, taps, has_aux=True)
+    taps_dot = [
+        _whole_product(value, change.weights, one.mask)
+        for value, change, one in zip(values, changes, products, strict=True)
+    ]
+    return result, linear(*tangents, taps_dot)
+
+
+def _products(body: Body, constants: Any, state: Any, step: Any) -> list[_Product]:
+    """The products of one step, in the order in which it takes them."""
+    found = []
+
+    def multiply(value: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
+        result = product(value, weights, mask)
+        found.append(_Product(weights, mask, result))
+        return result
+
+    with products_through(multiply):
+        body(constants, state, step)
+    return found
+
+
+def _constant_products(body: Body, constants: Any, state: Any, step: Any) -> list[bool]:
+    """Of each product of a step, whether its weights and mask are the same at every step."""
+
+    def weights_and_masks(constants: Any, state: Any, step: Any) -> list[Any]:
+        return [(one.weights, one.mask) for one in _products(body, constants, state, step)]
+
+    closed, shapes = jax.make_jaxpr(weights_and_masks, return_shape=True)(constants, state, step)
+    jaxpr = closed.jaxpr
+    changing = set(jaxpr.invars[len(jax.tree.leaves(constants)) :])
+    for equation in jaxpr.eqns:
+        if changing.intersection(one for one in equation.invars if not hasattr(one, "val")):  # a literal has one
+            changing.update(equation.outvars)
+    same = iter([hasattr(one, "val") or one not in changing for one in jaxpr.outvars])
+    return [all([next(same) for _ in jax.tree.leaves(one)]) for one in shapes]
+
+
+def _whole_product(values: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """`product` of all steps at once, values [T, B, H]: one flat product where nothing is masked.
+
+    Flat, because its transpose, a sum over [T, B], takes three times as long on a CPU where those are two axes.
+    """
+    if mask is not None:
+        return product(values, weights, mask)
+    *leading, size = values.shape
+    flat = product(values.reshape(math.prod(leading), size), weights, None)
+    return flat.reshape(*leading, weights.shape[-1])
+
+
+@jax.custom_jvp
+def _tap(result: jax.Array, tap: jax.Array) -> jax.Array:
+    """`result + tap` of a tap that is zero and never read."""
+    del tap
+    return result
+
+
+@_tap.defjvp
+def _tap_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    return primals[0], tangents[0] + tangents[1]
