@@ -186,6 +186,7 @@ def test_keras_initialisers_are_the_default():
     assert models.Conv1D(30, 7).apply({"params": variables}, jnp.zeros((1, 9, 50))).shape == (1, 3, 30)  # valid
 
 
+@pytest.mark.parametrize("features", [3, 6])  # fewer than the inputs', and more
 @pytest.mark.parametrize(
     "shape, settings",
     [
@@ -202,9 +203,9 @@ def test_keras_initialisers_are_the_default():
         ((3, 9, 5), {"feature_group_count": 5, "features": 10}),
     ],
 )
-def test_convolution_is_flax_own(shape, settings):
+def test_convolution_is_flax_own(shape, settings, features):
     inputs = jax.random.normal(KEY, shape)
-    settings = {"features": 6, **settings}
+    settings = {"features": features, **settings}
     ours = models.Conv1D(width=4, **settings)
     reference = nn.Conv(kernel_size=(4,), **{"padding": "VALID", **settings})
     variables = reference.init(KEY, inputs)
