@@ -89,6 +89,7 @@ class Recurrent(nn.Module):
       reverse: run from the last step to the first.
       time_major: inputs, mask, resets and outputs are [T, B, ...] in place of [B, T, ...].
       unroll: as in `jaxseq.scan`.
+      remat: as in `jaxseq.scan`.
       implementation: as in `jaxseq.scan`.
     """
 
@@ -98,6 +99,7 @@ class Recurrent(nn.Module):
     reverse: bool = False
     time_major: bool = False
     unroll: int = 1
+    remat: bool = False
     implementation: Implementation | None = None
 
     @nn.compact
@@ -150,6 +152,7 @@ class Recurrent(nn.Module):
             dropout_masks=masks,
             reverse=self.reverse,
             unroll=self.unroll,
+            remat=self.remat,
             implementation=self.implementation,
         )
         if not self.time_major:
@@ -174,6 +177,7 @@ class Bidirectional(nn.Module):
       recurrent_dropout: as in `Recurrent`.
       time_major: as in `Recurrent`.
       unroll: as in `jaxseq.scan`.
+      remat: as in `jaxseq.scan`.
       implementation: as in `jaxseq.scan`.
     """
 
@@ -184,6 +188,7 @@ class Bidirectional(nn.Module):
     recurrent_dropout: float = 0.0
     time_major: bool = False
     unroll: int = 1
+    remat: bool = False
     implementation: Implementation | None = None
 
     def setup(self) -> None:
@@ -194,6 +199,7 @@ class Bidirectional(nn.Module):
             recurrent_dropout=self.recurrent_dropout,
             time_major=self.time_major,
             unroll=self.unroll,
+            remat=self.remat,
             implementation=self.implementation,
         )
         self.forward = make(self.cell)

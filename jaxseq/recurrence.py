@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxseq import deferral
 from jaxseq.calls import Call, Step, check_flags, check_state, prepare, where
 from jaxseq.cells import DropoutMasks
-from jaxseq.residuals import economical
+from jaxseq.residuals import economical, scan_in_segments
 
 Implementation = Literal["scan", "hoisted", "deferred", "unrolled"]
 IMPLEMENTATIONS = ("scan", "hoisted", "deferred", "unrolled")
@@ -73,6 +73,7 @@ def scan(
     dropout_masks: DropoutMasks | None = None,
     reverse: bool = False,
     unroll: int = 1,
+    remat: bool = False,
     implementation: Implementation | None = None,
 ) -> tuple[Any, Any]:
     """Runs a cell over a sequence.
@@ -93,6 +94,8 @@ def scan(
       dropout_masks: from `jaxseq.dropout_masks`; the same at every step.
       reverse: run from the last step to the first; outputs stay in the inputs' order.
       unroll: steps in one iteration of the loop, as in `jax.lax.scan`.
+      remat: store the state before every segment of √T steps only, and run each again in the backward pass: memory
+        for 2 √T steps in place of T, for the time of one more forward pass.
       implementation: "scan" (the input product inside the loop), "hoisted" (one product for all steps before
         it), "deferred" (hoisted, and the recurrent weights' gradients as one product after it), "unrolled" (a
         Python loop); None picks, see `explain`. All give the same numbers.
@@ -107,8 +110,12 @@ def scan(
         raise ValueError(f"unroll must be an integer of at least 1, got {unroll!r}")
     dropout = call.dropout_masks is not None and call.dropout_masks.input is not None
     implementation = _choose(implementation, cell, call.steps.inputs.shape, dropout).implementation
+    if not isinstance(remat, bool):
+        raise ValueError(f"remat must be True or False, got {remat!r}")
     if implementation == "unrolled" and unroll != 1:
         raise ValueError(f'unroll must be 1 with implementation="unrolled", got {unroll}')
+    if remat and implementation not in ("scan", "hoisted"):
+        raise ValueError(f'remat must be False with implementation="{implementation}", which keeps every step')
 
     steps, project = call.steps, True
     # Traced once outside the loop, so that an error tells the shape that the caller knows.
@@ -126,6 +133,8 @@ def scan(
     one_step = economical(functools.partial(body, constants))
     if implementation == "unrolled":
         return _python_loop(one_step, call.state, steps, reverse)
+    if remat:
+        return scan_in_segments(one_step, call.state, steps, reverse=reverse, unroll=unroll)
     return jax.lax.scan(one_step, call.state, steps, reverse=reverse, unroll=unroll)
 
 
@@ -181,6 +190,7 @@ def bidirectional(
     dropout_masks: tuple[DropoutMasks | None, DropoutMasks | None] | None = None,
     merge: str | None = "concatenate",
     unroll: int = 1,
+    remat: bool = False,
     implementation: Implementation | None = None,
 ) -> tuple[tuple[Any, Any], Any]:
     """Runs one cell forward and one backward over the same sequence.
@@ -195,6 +205,7 @@ def bidirectional(
       dropout_masks: (forward, backward) or None.
       merge: of the outputs: "concatenate", "sum", "average", "multiply", or None for (forward, backward).
       unroll: as in `scan`.
+      remat: as in `scan`.
       implementation: as in `scan`.
     Returns:
       ((forward state, backward state), outputs): the forward state has seen all up to the last step, the
@@ -222,6 +233,7 @@ def bidirectional(
             dropout_masks=None if dropout_masks is None else dropout_masks[direction],
             reverse=direction == 1,
             unroll=unroll,
+            remat=remat,
             implementation=implementation,
         )
         states.append(end)
@@ -258,6 +270,7 @@ def stack(
     dropout_masks: Sequence[DropoutMasks | None] | None = None,
     reverse: bool = False,
     unroll: int = 1,
+    remat: bool = False,
     implementation: Implementation | None = None,
 ) -> tuple[tuple[Any, ...], Any]:
     """Runs layers one after another, each over the whole output sequence of the one below.
@@ -272,6 +285,7 @@ def stack(
       dropout_masks: L of them, or None.
       reverse: as in `scan`, for every layer.
       unroll: as in `scan`.
+      remat: as in `scan`.
       implementation: as in `scan`.
     Returns:
       (states, outputs): a tuple of L states, the top layer's outputs.
@@ -295,6 +309,7 @@ def stack(
             dropout_masks=None if dropout_masks is None else dropout_masks[layer],
             reverse=reverse,
             unroll=unroll,
+            remat=remat,
             implementation=implementation,
         )
         states.append(end)

@@ -207,3 +207,13 @@ def test_what_a_step_stores_for_the_backward_pass(name, dropout):
     _, backward = jax.vjp(functools.partial(jaxseq.scan, cell, dropout_masks=masks), params, inputs)
     stored = [leaf for leaf in jax.tree.leaves(backward) if leaf.shape[:2] == (T, B)]
     assert sum(leaf.size for leaf in stored) == T * B * (STORED[name] * cell.hidden_size + F)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_remat_stores_two_roots_of_the_steps(reverse):
+    cell, length = CELLS["lstm"], 110  # 10 segments of 11: √110 rounded up
+    params, inputs = random_params(cell, F, dtype="float32"), jnp.ones((length, B, F))
+    run = functools.partial(jaxseq.scan, cell, reverse=reverse, remat=True)
+    _, backward = jax.vjp(run, params, inputs)
+    stored = sum(leaf.size for leaf in jax.tree.leaves(backward) if leaf.ndim > 2)
+    assert stored == inputs.size + 10 * 2 * B * cell.hidden_size  # h and c before each segment

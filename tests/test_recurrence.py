@@ -68,6 +68,7 @@ IMPLEMENTATIONS = {
     "hoisted": functools.partial(jaxseq.scan, implementation="hoisted"),
     "deferred": functools.partial(jaxseq.scan, implementation="deferred"),
     "unrolled": functools.partial(jaxseq.scan, implementation="unrolled"),
+    "remat": functools.partial(jaxseq.scan, implementation="hoisted", remat=True),
     "unroll_3": functools.partial(jaxseq.scan, unroll=3),
     "vmapped": vmapped,
     "streaming": streaming,
@@ -107,8 +108,8 @@ def test_masks_resets_and_state_are_the_reference(name, reverse):
 
 @pytest.mark.parametrize(
     ("implementation", "reverse"),
-    [(which, False) for which in ("scan", "hoisted", "deferred", "vmapped", "streaming")]
-    + [(which, True) for which in ("hoisted", "deferred", "unrolled", "unroll_3")],
+    [(which, False) for which in ("scan", "hoisted", "deferred", "remat", "vmapped", "streaming")]
+    + [(which, True) for which in ("hoisted", "deferred", "remat", "unrolled", "unroll_3")],
 )
 @pytest.mark.parametrize("name", [name for name in CELLS if name != "learned_lstm"])
 def test_every_implementation_is_the_reference(name, implementation, reverse):
@@ -255,7 +256,7 @@ def test_one_sequence_needs_no_batch_axis(name):
 
 
 @pytest.mark.parametrize("shape", [(0, B), (T, 0), (1, B)], ids=["T=0", "B=0", "T=1"])
-@pytest.mark.parametrize("implementation", ["scan", "hoisted", "deferred", "unrolled"])
+@pytest.mark.parametrize("implementation", ["scan", "hoisted", "deferred", "remat", "unrolled"])
 @pytest.mark.parametrize("name", ["lstm", "learned_lstm", "minimal_gated_unit"])
 def test_empty_and_single(name, implementation, shape):
     cell = CELLS[name]
