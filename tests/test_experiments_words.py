@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxseq
-from experiments import imdb, text_vectorization
+from experiments import imdb, text_vectorization, word_geometry
 from experiments import imdb_words as family
 from experiments.__main__ import main
 from experiments.catalogue import EXPERIMENTS
@@ -123,7 +123,7 @@ def _made_vectors():
 
 
 def test_the_study_of_vectors_finds_what_is_there_and_says_what_is_missing():
-    study = family._study_vectors(_made_vectors())
+    study = word_geometry.study(_made_vectors())
     figures, tables = study["figures"], study["tables"]
     assert figures["cosine, synonyms"] > 0.9 and figures["cosine, antonyms"] == pytest.approx(-1)
     assert abs(figures["cosine, the same words, paired otherwise"]) < 0.5
@@ -143,19 +143,25 @@ def test_a_direction_that_is_none_leads_nowhere():
     rng = np.random.default_rng(0)
     names = "king kings car cars city cities word words day days week weeks".split()
     vectors = WordVectors(tuple(names), rng.normal(size=(len(names), 50)))
-    figures = family._direction(vectors, [(a, b) for a, b in zip(names[::2], names[1::2], strict=True)], "plural")
+    figures = word_geometry._direction(
+        vectors, [(a, b) for a, b in zip(names[::2], names[1::2], strict=True)], "plural"
+    )
     assert abs(figures["plural, cosine between the pairs' differences"]) < 0.2
     assert figures["plural, share where the others' mean step leads to the word"] < 0.5
 
 
 def test_pairs_made_otherwise_are_none_of_the_pairs():
-    pairs = family._pairs(family._SYNONYMS, dict.fromkeys(family._SYNONYMS.replace(",", " ").split()))
-    otherwise = family._otherwise(pairs)
+    pairs = word_geometry.pairs_of(
+        word_geometry.SYNONYMS, dict.fromkeys(word_geometry.SYNONYMS.replace(",", " ").split())
+    )
+    otherwise = word_geometry._otherwise(pairs)
     assert len(pairs) > 60 and len(otherwise) > 60 and not set(otherwise) & set(pairs)
     assert {first for first, _ in otherwise} <= {first for first, _ in pairs}
 
 
-@pytest.mark.parametrize("text", [family._SYNONYMS, family._ANTONYMS, family._GENDERS, family._PLURALS])
+@pytest.mark.parametrize(
+    "text", [word_geometry.SYNONYMS, word_geometry.ANTONYMS, word_geometry.GENDERS, word_geometry.PLURALS]
+)
 def test_lists_of_words_are_pairs_each_once(text):
     pairs = [frozenset(pair.split()) for pair in text.split(",")]
     assert {len(pair) for pair in pairs} == {2} and len(set(pairs)) == len(pairs)
@@ -164,10 +170,10 @@ def test_lists_of_words_are_pairs_each_once(text):
 def test_neighbours_kept():
     rng = np.random.default_rng(0)
     before = rng.normal(size=(60, 20))
-    assert family._neighbours_kept(before, 3 * before) == 1
-    assert family._neighbours_kept(before, rng.normal(size=(60, 20))) < 0.4
+    assert word_geometry.neighbours_kept(before, 3 * before) == 1
+    assert word_geometry.neighbours_kept(before, rng.normal(size=(60, 20))) < 0.4
     half = np.concatenate([before, before[:, :1]], axis=1)  # another axis, the same for all but for size
-    assert 0.5 < family._neighbours_kept(before, half) <= 1
+    assert 0.5 < word_geometry.neighbours_kept(before, half) <= 1
 
 
 def test_the_flattened_model_is_a_sum_of_scores_of_words_at_their_places():
