@@ -125,19 +125,26 @@ def histogram(values: Any, path: Path, *, xlabel: str, marks: dict[str, float]) 
     figure.savefig(path, dpi=110)
 
 
-def heatmaps(panels: list[tuple[Any, Any, Any]], path: Path) -> None:
+def heatmaps(panels: list[tuple[Any, Any, Any]], path: Path, *, rows: str, columns: str) -> None:
     """Draws matrices of shares, 0 to 1, side by side, each row and column under its name.
 
     Args:
       panels: (names of the rows, names of the columns, values [rows, columns]).
       path: the PNG to write.
+      rows: what the rows are.
+      columns: what the columns are.
     """
     figure = _matplotlib().Figure(figsize=(4.2 * len(panels), 4.4), layout="constrained")
-    for axis, (rows, columns, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (row_names, column_names, values) in zip(axes, panels, strict=True):
         axis.imshow(values, vmin=0, vmax=1, cmap="Blues")
-        axis.set_xticks(range(len(columns)), columns, rotation=60, ha="left", rotation_mode="anchor", fontsize=9)
-        axis.set_yticks(range(len(rows)), rows, fontsize=9)
+        axis.set_xticks(
+            range(len(column_names)), column_names, rotation=60, ha="left", rotation_mode="anchor", fontsize=9
+        )
+        axis.set_yticks(range(len(row_names)), row_names, fontsize=9)
         axis.xaxis.tick_top()
+        axis.set_xlabel(columns)
+        axis.set_ylabel(rows)
     figure.savefig(path, dpi=110)
 
 
@@ -173,15 +180,17 @@ def profiles(panels: dict[str, Any], path: Path, *, xlabel: str, ylabel: str, co
 
 
 def _spread(axis: Any, histories: list[list[float]], label: str, color: str) -> None:
-    """Mean over seeds as a line, least to greatest as a band; a stopped seed counts while it ran."""
-    longest = max(len(history) for history in histories)
-    table = np.full((len(histories), longest), np.nan)
-    for row, history in zip(table, histories, strict=True):
-        row[: len(history)] = history
-    epochs = np.arange(1, longest + 1)
-    marker = "o" if longest <= 25 else None
-    axis.plot(epochs, np.nanmean(table, axis=0), label=label, color=color, marker=marker, markersize=3)
-    axis.fill_between(epochs, np.nanmin(table, axis=0), np.nanmax(table, axis=0), color=color, alpha=0.2, linewidth=0)
+    """Mean over seeds as a line, least to greatest as a band, while all train; what goes on longer, each for itself."""
+    together = min(len(history) for history in histories)
+    table = np.array([history[:together] for history in histories])
+    epochs = np.arange(1, together + 1)
+    marker = "o" if max(len(history) for history in histories) <= 25 else None
+    axis.plot(epochs, table.mean(axis=0), label=label, color=color, marker=marker, markersize=3)
+    axis.fill_between(epochs, table.min(axis=0), table.max(axis=0), color=color, alpha=0.2, linewidth=0)
+    for history in histories:
+        if len(history) > together:
+            alone = np.arange(together, len(history) + 1)
+            axis.plot(alone, history[together - 1 :], color=color, linewidth=0.8, linestyle="--")
 
 
 def _matplotlib() -> Any:

@@ -70,7 +70,7 @@ def _study(run: Run) -> dict[str, Any]:
     commonest = np.argsort(-confusions.wires, kind="stable")[:_SHOWN]
     names = [reuters.TOPICS[topic] for topic in commonest]
     shares = confusions.shares[np.ix_(commonest, commonest)]
-    plots.heatmaps([(names, names, shares)], run.directory / "confusions.png")
+    plots.heatmaps([(names, names, shares)], run.directory / "confusions.png", rows="topic", columns="told as")
     changes, by_place = _change_words(run, seeds)
     return {
         "figures": _lengths(run) | changes,

@@ -188,7 +188,12 @@ def _study(run: Run) -> dict[str, Any]:
     present = [number for number in range(len(TAGS)) if mean[number].any() or mean[:, number].any()]
     names = [TAGS[number] for number in present]
     shares = mean / np.maximum(mean.sum(axis=1, keepdims=True), 1)
-    plots.heatmaps([(names, names, shares[np.ix_(present, present)])], run.directory / "confusions.png")
+    plots.heatmaps(
+        [(names, names, shares[np.ix_(present, present)])],
+        run.directory / "confusions.png",
+        rows="tag",
+        columns="told as",
+    )
     return {
         "figures": figures,
         "tables": {

@@ -272,7 +272,7 @@ def _draw_attention(run: Run, corpus: Corpus, english: list[Sentence], written: 
     for index, of_one in zip(shown, np.asarray(weights), strict=True):
         rows = [*_translations(written[[index]], corpus.french)[0], _STOP][:_STEPS]
         panels.append((rows, english[index], of_one[: len(rows), : len(english[index])]))
-    plots.heatmaps(panels, run.directory / "attention.png")
+    plots.heatmaps(panels, run.directory / "attention.png", rows="written", columns="read")
 
 
 # A sentence typed in
