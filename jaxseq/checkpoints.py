@@ -5,17 +5,24 @@ sha256 of every file. It is written under a temporary name, manifest last, and r
 is whole. One that was damaged later is named in a warning and passed over for the one before.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 _MANIFEST = "manifest.json"
 
@@ -71,6 +78,33 @@ def save(directory: str | Path, step: int, tree: Any, metadata: dict[str, Any], 
     for left in directory.glob(".step_*"):  # of a run that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
     return final
+
+
+@contextlib.contextmanager
+def exclusive(directory: str | Path) -> Iterator[None]:
+    """Holds a directory, made if need be, against other runs, in this process and in others.
+
+    The lock goes with the process that holds it, however that ends. Where the system has no such locks, there is none.
+
+    Raises:
+      ValueError: another run holds it.
+    """
+    path = Path(directory) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        if fcntl is not None:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.seek(0)
+                holder = stream.read().strip() or "unknown"
+                raise ValueError(
+                    f"directory must not be in use by another run, got {directory}, which process {holder} writes"
+                ) from None
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield
 
 
 def steps(directory: str | Path) -> list[int]:

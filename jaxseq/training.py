@@ -1,5 +1,6 @@
 """Training: `fit` runs epochs, validates, keeps the best parameters, stops early, saves and resumes."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -101,7 +102,7 @@ def fit(
     Returns:
       Fit(state, best_params, best_epoch, history, seconds, steps_per_epoch).
     Raises:
-      ValueError: an argument is out of range, or the checkpoint belongs to another run.
+      ValueError: an argument is out of range, the checkpoint belongs to another run, or another run writes there now.
       TrainingDiverged: the loss became NaN or infinite.
       Interrupted: SIGINT or SIGTERM came; the run was saved if it has a directory.
     """
@@ -138,25 +139,30 @@ def fit(
     settings: dict[str, Any] = {"seeds": seed_list, "batch_size": batch_size, "monitor": monitor}
     if directory is not None:
         settings |= {"devices": mesh.size, "data_checksum": _checksum(train, validation)}
-    if directory is not None and resume:
-        run = _resume(Path(directory), run, settings)
-    elif directory is not None and checkpoints.steps(Path(directory) / "latest"):
-        raise ValueError(f"directory must hold no checkpoints unless resume=True, got {directory}")
-    run = dataclasses.replace(run, **jax.device_put(run.arrays(), replicated))
+    with contextlib.ExitStack() as held:
+        if directory is not None:
+            held.enter_context(checkpoints.exclusive(directory))
+        if directory is not None and resume:
+            run = _resume(Path(directory), run, settings)
+        elif directory is not None and checkpoints.steps(Path(directory) / "latest"):
+            raise ValueError(f"directory must hold no checkpoints unless resume=True, got {directory}")
+        run = dataclasses.replace(run, **jax.device_put(run.arrays(), replicated))
 
-    steps = steps_per_epoch(train, batch_size)
-    bar = tqdm(
-        total=epochs * steps,
-        initial=min(run.epoch * steps + run.position, epochs * steps),
-        desc=label,
-        unit="step",
-        disable=None if progress is None else not progress,
-        dynamic_ncols=True,
-    )
-    clock, last_save = time.monotonic(), time.monotonic()
-    pace = _Pace(steps)
-    prefix = "" if validation is None else "val_"
-    with bar, interrupts_noted() as interrupted:
+        steps = steps_per_epoch(train, batch_size)
+        bar = held.enter_context(
+            tqdm(
+                total=epochs * steps,
+                initial=min(run.epoch * steps + run.position, epochs * steps),
+                desc=label,
+                unit="step",
+                disable=None if progress is None else not progress,
+                dynamic_ncols=True,
+            )
+        )
+        interrupted = held.enter_context(interrupts_noted())
+        clock, last_save = time.monotonic(), time.monotonic()
+        pace = _Pace(steps)
+        prefix = "" if validation is None else "val_"
         while run.epoch < epochs and not all(run.stopped):
             stop = min(run.position + pace.steps, steps)
             running = ~np.asarray(run.stopped)

@@ -1,5 +1,9 @@
 """Checkpoints: what is restored is what was saved, or it is named and passed over."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +109,28 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, tree, monkeypatch):
 def test_bad_numbers_are_named(tmp_path, settings, words):
     with pytest.raises(ValueError, match=words):
         checkpoints.save(tmp_path, settings.pop("step"), {}, {}, **settings)
+
+
+def test_a_directory_is_one_runs_at_a_time(tmp_path):
+    with checkpoints.exclusive(tmp_path / "run"):
+        message = f"^directory must not be in use by another run, got .*run, which process {os.getpid()} writes$"
+        with pytest.raises(ValueError, match=message), checkpoints.exclusive(tmp_path / "run"):
+            pass
+        with checkpoints.exclusive(tmp_path / "other"):
+            pass
+    with checkpoints.exclusive(tmp_path / "run"):
+        pass
+
+
+def test_the_lock_goes_with_a_killed_process(tmp_path):
+    program = (
+        f"from jaxseq.checkpoints import exclusive\nwith exclusive({str(tmp_path)!r}):\n print(1, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"1\n"
+        with pytest.raises(ValueError, match=f"process {holder.pid} writes$"), checkpoints.exclusive(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+        with checkpoints.exclusive(tmp_path):
+            pass

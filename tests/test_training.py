@@ -268,6 +268,11 @@ def test_a_directory_with_checkpoints_is_not_overwritten(tmp_path):
     FIT(optimizer=rmsprop(), epochs=1, directory=tmp_path)
     with pytest.raises(ValueError, match="directory must hold no checkpoints unless resume=True"):
         FIT(optimizer=rmsprop(), epochs=1, directory=tmp_path)
+    with (
+        pytest.raises(ValueError, match="directory must not be in use by another run"),
+        jaxseq.checkpoints.exclusive(tmp_path),
+    ):
+        FIT(optimizer=rmsprop(), epochs=2, directory=tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"seeds must be \[0\]"):
         FIT(optimizer=rmsprop(), epochs=1, seeds=2, directory=tmp_path, resume=True)
     other = jaxseq.examples(INPUTS[:37], 1 - TARGETS[:37])
