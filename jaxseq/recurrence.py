@@ -8,6 +8,7 @@ holds of one sequence [T, F] and of any further batch axes too.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -21,6 +22,8 @@ from jaxseq.residuals import economical, scan_in_segments
 
 Implementation = Literal["scan", "hoisted", "deferred", "unrolled"]
 IMPLEMENTATIONS = ("scan", "hoisted", "deferred", "unrolled")
+_DEFERRED_STEPS = 32  # on a CPU: as fast as all at once, and what is stored for later products is of so many steps only
+_FEW = 8  # (F + H) / B from which deferring was measured to pay on a CPU (CHANGELOG.md, deferral)
 _WIDE = 60  # F / H from which hoisting was measured to pay on a CPU, or to cost nothing, for every cell
 MERGES = ("concatenate", "sum", "average", "multiply", None)
 
@@ -97,8 +100,8 @@ def scan(
       remat: store the state before every segment of √T steps only, and run each again in the backward pass: memory
         for 2 √T steps in place of T, for the time of one more forward pass.
       implementation: "scan" (the input product inside the loop), "hoisted" (one product for all steps before
-        it), "deferred" (hoisted, and the recurrent weights' gradients as one product after it), "unrolled" (a
-        Python loop); None picks, see `explain`. All give the same numbers.
+        it), "deferred" (hoisted, and the recurrent weights' gradients as one product after it; on a CPU for 32
+        steps at a time), "unrolled" (a Python loop); None picks, see `explain`. All give the same numbers.
     Returns:
       (state, outputs): the state after the last step taken, each leaf [B, ...]; the outputs [T, B, H].
       A sequence without a real step returns the state it started from.
@@ -114,28 +117,35 @@ def scan(
         raise ValueError(f"remat must be True or False, got {remat!r}")
     if implementation == "unrolled" and unroll != 1:
         raise ValueError(f'unroll must be 1 with implementation="unrolled", got {unroll}')
-    if remat and implementation not in ("scan", "hoisted"):
-        raise ValueError(f'remat must be False with implementation="{implementation}", which keeps every step')
+    if remat and implementation == "unrolled":
+        raise ValueError('remat must be False with implementation="unrolled", which keeps every step')
 
-    steps, project = call.steps, True
     # Traced once outside the loop, so that an error tells the shape that the caller knows.
-    jax.eval_shape(cell.project, call.params, steps.inputs, call.dropout_masks)
-    if implementation in ("hoisted", "deferred"):
-        steps = steps._replace(inputs=cell.project(call.params, steps.inputs, call.dropout_masks))
-        project = False
-
-    def body(call: Call, state: Any, step: Step) -> tuple[Any, Any]:
-        return _advance(cell, call, state, step, project=project)
-
+    jax.eval_shape(cell.project, call.params, call.steps.inputs, call.dropout_masks)
     constants = call._replace(state=None, steps=None)
-    if implementation == "deferred" and call.steps.inputs.shape[0]:
-        return deferral.scan(body, constants, call.state, steps, reverse=reverse, unroll=unroll)
-    one_step = economical(functools.partial(body, constants))
-    if implementation == "unrolled":
-        return _python_loop(one_step, call.state, steps, reverse)
-    if remat:
-        return scan_in_segments(one_step, call.state, steps, reverse=reverse, unroll=unroll)
-    return jax.lax.scan(one_step, call.state, steps, reverse=reverse, unroll=unroll)
+    is_hoisted = implementation in ("hoisted", "deferred")
+
+    def one_step(call: Call, state: Any, step: Step) -> tuple[Any, Any]:
+        return _advance(cell, call, state, step, project=not is_hoisted)
+
+    def run(state: Any, steps: Step) -> tuple[Any, Any]:
+        if is_hoisted:
+            steps = steps._replace(inputs=cell.project(call.params, steps.inputs, call.dropout_masks))
+        if implementation == "deferred" and length:
+            return deferral.scan(one_step, constants, state, steps, reverse=reverse, unroll=unroll)
+        body = economical(functools.partial(one_step, constants))
+        if implementation == "unrolled":
+            return _python_loop(body, state, steps, reverse)
+        return jax.lax.scan(body, state, steps, reverse=reverse, unroll=unroll)
+
+    length = call.steps.inputs.shape[0]
+    if remat and length:
+        run, size = jax.checkpoint(run, prevent_cse=False), math.isqrt(length - 1) + 1  # √T, rounded up
+    elif implementation == "deferred" and _platform() == "cpu":
+        size = _DEFERRED_STEPS
+    else:
+        return run(call.state, call.steps)
+    return scan_in_segments(run, call.state, call.steps, size=size, reverse=reverse)
 
 
 def step(
@@ -389,21 +399,33 @@ def _python_loop(body: Any, state: Any, steps: Step, reverse: bool) -> tuple[Any
 
 
 def _choose(implementation: str | None, cell: Cell, shape: tuple[int, ...], dropout: bool) -> Choice:
-    """Picks an implementation.
+    """Picks an implementation, or takes the one that is forced."""
+    if implementation is None:
+        return _fastest(_platform(), shape, cell.hidden_size, dropout)
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation must be None or one of {IMPLEMENTATIONS}, got {implementation!r}")
+    return Choice(implementation, "forced by the caller")  # type: ignore[arg-type]  # just checked
 
-    The rule for CPUs is benchmarks/results/projection.json's: hoisting costs a pass over all drives, [T, B, G·H], and
-    wins surely only where inputs are so much wider that reading them together saves more. B plays no part in it:
-    under `vmap` nobody knows B.
+
+@functools.cache
+def _fastest(platform: str, shape: tuple[int, ...], hidden_size: int, dropout: bool) -> Choice:
+    """The implementation that was measured fastest, by rules that are surely so and else for the plain scan.
+
+    On a CPU: deferring saves the reading and writing of the weights' gradients, (F + H) · G · H numbers, at every
+    step, and costs a pass over those of the gates, B · G · H; hoisting costs a pass over all drives, and wins surely
+    only where inputs are so much wider that reading them together saves more (benchmarks/results/projection.json). Of
+    one sequence [T, F] nobody knows how many a `vmap` runs beside it: it is never taken for a small batch.
     """
-    if implementation is not None:
-        if implementation not in IMPLEMENTATIONS:
-            raise ValueError(f"implementation must be None or one of {IMPLEMENTATIONS}, got {implementation!r}")
-        return Choice(implementation, "forced by the caller")  # type: ignore[arg-type]  # just checked
-    if _platform() == "cpu":
-        if shape[-1] >= _WIDE * cell.hidden_size and not dropout:
-            return Choice("hoisted", f"on a CPU one large product pays where F is {_WIDE} times H and more")
-        return Choice("scan", "on a CPU the input product stays in the cache inside the loop")
-    return Choice("hoisted", "on an accelerator one large product beats T small ones and their launches")
+    if platform != "cpu":
+        return Choice("hoisted", "on an accelerator one large product beats T small ones and their launches")
+    features, batch = shape[-1], math.prod(shape[1:-1])
+    if len(shape) > 2 and batch and features + hidden_size >= _FEW * batch:
+        return Choice(
+            "deferred", f"on a CPU weight gradients wait for one product where F + H is {_FEW} times B and more"
+        )
+    if features >= _WIDE * hidden_size and not dropout:
+        return Choice("hoisted", f"on a CPU one large product pays where F is {_WIDE} times H and more")
+    return Choice("scan", "on a CPU the input product stays in the cache inside the loop")
 
 
 def _platform() -> str:

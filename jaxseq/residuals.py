@@ -5,7 +5,6 @@ with recurrent dropout 19. Eight determine them all: the four gates, tanh(c'), c
 recurrence on a CPU waits for, so that storing less is faster too (CHANGELOG.md), for a cell of anybody's.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,40 +30,34 @@ def economical(step: Callable[..., Any]) -> Callable[..., Any]:
     return jax.checkpoint(step, policy=_is_stored, prevent_cse=False)  # a loop's body has nothing to share with
 
 
-def scan_in_segments(step: Callable[..., Any], state: Any, steps: Any, *, reverse: bool, unroll: int) -> Any:
-    """`jax.lax.scan` that stores the state before every segment of √T steps, and runs each segment again going back.
-
-    The backward pass then needs memory for 2 √T steps in place of T, and one more forward pass.
+def scan_in_segments(
+    run: Callable[[Any, Any], tuple[Any, Any]], state: Any, steps: Any, *, size: int, reverse: bool
+) -> tuple[Any, Any]:
+    """A loop over segments of a sequence, each of which `run` runs: what `run` stores or hoists is one segment's.
 
     Args:
-      step: (state, step) -> (state, output).
+      run: (state, steps) -> (state, outputs), over any number of steps, in the direction of `reverse`.
       state: each leaf [B, ...].
-      steps: each leaf [T, ...].
+      steps: each leaf [T, ...]; T at least 1.
+      size: steps in a segment; what T leaves over is a shorter one.
       reverse: from the last step to the first.
-      unroll: as in `jax.lax.scan`.
     Returns:
       (state, outputs).
-    Source: Chen et al. 2016, arXiv:1604.06174, section 4.
     """
-
-    def run(state: Any, steps: Any) -> tuple[Any, Any]:
-        return jax.lax.scan(step, state, steps, reverse=reverse, unroll=unroll)
-
-    segment = jax.checkpoint(run, prevent_cse=False)
     length = jax.tree.leaves(steps)[0].shape[0]
-    size = math.isqrt(max(length - 1, 0)) + 1  # √T, rounded up
     segments = length // size
     whole = segments * size
     parts = jax.tree.map(lambda leaf: leaf[:whole].reshape(segments, size, *leaf.shape[1:]), steps)
     rest = jax.tree.map(lambda leaf: leaf[whole:], steps)
-    if reverse:
-        state, tail = segment(state, rest)
-        state, outputs = jax.lax.scan(segment, state, parts, reverse=True)
-    else:
-        state, outputs = jax.lax.scan(segment, state, parts)
-        state, tail = segment(state, rest)
-
-    def joined(first: jax.Array, last: jax.Array) -> jax.Array:
-        return jax.numpy.concatenate([first.reshape(whole, *first.shape[2:]), last])
-
-    return state, jax.tree.map(joined, outputs, tail)
+    if not segments:
+        return run(state, steps)
+    tail: Any = None
+    if reverse and whole < length:
+        state, tail = run(state, rest)
+    state, outputs = jax.lax.scan(run, state, parts, reverse=reverse)
+    outputs = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), outputs)
+    if whole == length:
+        return state, outputs
+    if not reverse:
+        state, tail = run(state, rest)
+    return state, jax.tree.map(lambda *ends: jax.numpy.concatenate(ends), outputs, tail)
