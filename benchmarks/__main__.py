@@ -9,13 +9,14 @@ import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 
 import benchmarks
 from benchmarks import measuring
-from experiments.arguments import positive
+from experiments.arguments import Parser, positive
+from jaxseq import environment
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,15 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """Argparse, with one line for an error in place of the usage and a line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m benchmarks",
         description="Measures jaxseq: one question a benchmark.",
         epilog="python -m benchmarks NAME --help says what a benchmark can be asked.",
@@ -97,7 +91,8 @@ def _add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="devices that share the batch; on a CPU, as many virtual ones are made (default: %(default)s)",
+        help="devices that share the batch; on a CPU, as many virtual ones are made (default: %(default)s; None: one a "
+        "core, or all accelerators)",
     )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all?")
 
@@ -119,7 +114,7 @@ def _run(options: argparse.Namespace) -> int:
         if path is not None:
             _check_can_be_written(name, path)
 
-    _make_devices(options.devices)
+    options.devices = _make_devices(options.devices)
     result = {
         "benchmark": options.command,
         "question": _question(options.benchmark),
@@ -133,7 +128,9 @@ def _run(options: argparse.Namespace) -> int:
         options.benchmark.plot(result, outputs["plot"])
     for path in filter(None, outputs.values()):
         measuring.progress(f"wrote {path}")
-    return 0
+    for failure in result.get("failures", ()):
+        measuring.progress(f"error: {failure}")
+    return 1 if result.get("failures") else 0
 
 
 def _benchmarks() -> dict[str, ModuleType]:
@@ -147,13 +144,21 @@ def _question(module: ModuleType) -> str:
     return (module.__doc__ or "").partition("\n")[0]
 
 
-def _make_devices(number: int) -> None:
-    """As many CPU devices as asked for, settable only before JAX's first array; no compilation cache."""
+def _make_devices(number: int | None) -> int:
+    """Sets up JAX, possible only before its first array: no compilation cache, and devices.
+
+    Args:
+      number: of CPU devices; None: one a core.
+    Returns:
+      How many devices to use: the number asked for, or all that there are.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of a GPU's memory
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        jax.config.update("jax_num_cpu_devices", number)
+        jax.config.update("jax_num_cpu_devices", number or environment.cores())
     except RuntimeError:
         pass  # called from a program that has used JAX already: its devices are taken as they are
+    return number or len(jax.devices())
 
 
 def _title(result: dict[str, Any]) -> str:

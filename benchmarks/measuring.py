@@ -8,6 +8,7 @@ Axis letters: T time, B batch, F input features, H hidden.
 """
 
 import datetime
+import functools
 import math
 import os
 import platform
@@ -15,7 +16,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +45,8 @@ NOTES = {
 }
 
 _SECONDS_PER_SAMPLE = 0.02  # a shorter call is repeated within a sample: the clock and a wake-up cost microseconds
-_LEAST_ROUNDS = 3
+_SECONDS = ("median", "lower_quartile", "upper_quartile")
+_DOUBLES = 2**24  # compared at a time: float64 copies of a whole array of gigabytes would not fit
 _TOLERANCE = {"cpu": 1e-4}
 _ACCELERATOR_TOLERANCE = 2e-2  # products there are TF32 or bfloat16 unless asked otherwise
 
@@ -63,6 +65,7 @@ class Program(NamedTuple):
     run: Callable[[], Any]
     compile_seconds: float
     memory: dict[str, int]
+    call: Callable[..., Any]  # the same with other arguments of their shapes
 
 
 class Timing(NamedTuple):
@@ -74,6 +77,10 @@ class Timing(NamedTuple):
     samples: int
     calls_per_sample: int
 
+    def of_one(self, steps: int) -> "Timing":
+        """The timing of one of the steps that a call takes."""
+        return self._replace(**{name: getattr(self, name) / steps for name in _SECONDS})
+
 
 class Layer(NamedTuple):
     """Random data for one recurrent layer, the batch spread over the devices."""
@@ -81,6 +88,19 @@ class Layer(NamedTuple):
     params: Any
     inputs: jax.Array  # [T, B, F]
     cotangents: jax.Array  # [T, B, H], what the gradient of the outputs is
+
+
+def make_mesh(devices: int) -> jax.sharding.Mesh:
+    """The first so many devices as one axis, "batch".
+
+    Raises:
+      WrongArgument: there are fewer.
+    """
+    if devices > len(jax.devices()):
+        raise WrongArgument(
+            f"argument --devices: must be at most the number of devices, {len(jax.devices())}, got {devices}"
+        )
+    return jax.make_mesh((devices,), ("batch",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:devices])
 
 
 def random_layer(cell: jaxseq.Cell, length: int, batch: int, features: int, *, devices: int, seed: int = 0) -> Layer:
@@ -98,13 +118,9 @@ def random_layer(cell: jaxseq.Cell, length: int, batch: int, features: int, *, d
     Raises:
       WrongArgument: the batch does not divide over the devices, or there are fewer of them.
     """
-    if devices > len(jax.devices()):
-        raise WrongArgument(
-            f"argument --devices: must be at most the number of devices, {len(jax.devices())}, got {devices}"
-        )
+    mesh = make_mesh(devices)
     if batch % devices:
         raise WrongArgument(f"argument --batch: must be a multiple of --devices, {devices}, got {batch}")
-    mesh = jax.make_mesh((devices,), ("batch",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:devices])
     everywhere = jax.NamedSharding(mesh, jax.P())
     by_batch = jax.NamedSharding(mesh, jax.P(None, "batch"))
     draw = np.random.default_rng(seed).standard_normal
@@ -146,13 +162,14 @@ def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     return Program(
-        run=lambda: compiled(*arguments),
+        run=functools.partial(compiled, *arguments),
         compile_seconds=seconds,
         memory={
             "temporary_bytes": memory.temp_size_in_bytes,
             "argument_bytes": memory.argument_size_in_bytes,
             "output_bytes": memory.output_size_in_bytes,
         },
+        call=compiled,
     )
 
 
@@ -184,14 +201,15 @@ def check_equal(name: str, result: Any, reference: Any) -> float:
 
 
 def time_interleaved(
-    runs: Mapping[Any, Callable[[], Any]], repeats: int, *, seconds: float = math.inf
+    runs: Mapping[Any, Callable[[], Any]], repeats: int, *, seconds: float = math.inf, least_rounds: int = 3
 ) -> dict[Any, Timing]:
     """Times functions side by side: every round takes one sample of each.
 
     Args:
       runs: functions of no arguments, each called before, to be warm.
       repeats: rounds.
-      seconds: no new round begins after so many; three are run in any case, unless `repeats` is less.
+      seconds: no new round begins after so many.
+      least_rounds: run in any case, unless `repeats` is less.
     Returns:
       One timing for each function.
     """
@@ -199,17 +217,31 @@ def time_interleaved(
     samples: dict[Any, list[float]] = {name: [] for name in runs}
     start = time.perf_counter()
     for number in range(repeats):
-        if number >= _LEAST_ROUNDS and time.perf_counter() - start > seconds:
+        if number >= least_rounds and time.perf_counter() - start > seconds:
             break
         order = list(runs)
         random.Random(number).shuffle(order)
         for name in order:
-            once = _seconds_per_call(runs[name], calls[name])
+            once = seconds_per_call(runs[name], calls[name])
             if once * calls[name] < _SECONDS_PER_SAMPLE:
                 calls[name] = math.ceil(2 * _SECONDS_PER_SAMPLE / once)
-                once = _seconds_per_call(runs[name], calls[name])
+                once = seconds_per_call(runs[name], calls[name])
             samples[name].append(once)
-    return {name: _timing(samples[name], calls[name]) for name in runs}
+    return {name: timing(samples[name], calls[name]) for name in runs}
+
+
+def seconds_per_call(run: Callable[[], Any], calls: int) -> float:
+    """Calls a function so many times, waits for what it gives, and divides."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        jax.block_until_ready(run())
+    return (time.perf_counter() - start) / calls
+
+
+def timing(samples: Sequence[float], calls: int) -> Timing:
+    """Median and quartiles of samples, seconds of one call each."""
+    lower, median, upper = (float(value) for value in np.quantile(samples, (0.25, 0.5, 0.75)))
+    return Timing(median, lower, upper, len(samples), calls)
 
 
 def describe_machine(devices: int) -> dict[str, Any]:
@@ -225,6 +257,18 @@ def describe_machine(devices: int) -> dict[str, Any]:
         "system": platform.platform(),
         **environment.versions("jax", "jaxlib", "numpy", "jaxseq"),
     }
+
+
+def describe_error(error: Exception) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
+
+
+def rounded(tree: Any) -> Any:
+    """Nested dictionaries with floats of five digits: more say nothing of a time, and fill a file."""
+    if isinstance(tree, dict):
+        return {name: rounded(node) for name, node in tree.items()}
+    return float(f"{tree:.5g}") if isinstance(tree, float) else tree
 
 
 def progress(text: str) -> None:
@@ -243,8 +287,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 def milliseconds(seconds: Mapping[str, Any]) -> str:
     """A timing for a table: `median (lower quartile-upper quartile)`, in ms."""
-    names = ("median", "lower_quartile", "upper_quartile")
-    median, lower, upper = (significant(1e3 * seconds[name]) for name in names)
+    median, lower, upper = (significant(1e3 * seconds[name]) for name in _SECONDS)
     return f"{median} ({lower}-{upper})"
 
 
@@ -275,19 +318,13 @@ def _interruptible(work: Callable[[], Any]) -> Any:
 
 
 def _difference(a: Any, b: Any) -> float:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape:
         return math.inf
-    return float(np.max(np.abs(a - b), initial=0) / (np.max(np.abs(b), initial=0) or 1))
-
-
-def _seconds_per_call(run: Callable[[], Any], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        jax.block_until_ready(run())
-    return (time.perf_counter() - start) / calls
-
-
-def _timing(samples: list[float], calls: int) -> Timing:
-    lower, median, upper = (float(value) for value in np.quantile(samples, (0.25, 0.5, 0.75)))
-    return Timing(median, lower, upper, len(samples), calls)
+    difference = scale = np.float64(0)
+    parts = math.ceil(max(a.size, 1) / _DOUBLES)
+    for of_a, of_b in zip(np.array_split(a.ravel(), parts), np.array_split(b.ravel(), parts), strict=True):
+        doubles = np.asarray(of_b, np.float64)
+        difference = np.maximum(difference, np.max(np.abs(of_a - doubles), initial=0))  # NaN goes through
+        scale = np.maximum(scale, np.max(np.abs(doubles), initial=0))
+    return float(difference / (scale or 1))

@@ -1,7 +1,8 @@
-"""What do scan, hoisted scan, partial and full unrolling cost as T grows, in time, compile time and memory?
+"""What does each way to run a recurrence cost as T grows, in time, compile time and memory?
 
-One recurrent layer, forward, and forward and backward with respect to parameters and inputs. All cases compute
-the same numbers, which is checked before anything is timed.
+Every implementation that the engine has, partial unrollings of the plain scan, and `remat`: one recurrent layer,
+forward, and forward and backward with respect to parameters and inputs. All cases compute the same numbers, which is
+checked before anything is timed. An implementation that cannot run here is named with its error.
 
 A full unrolling compiles in a time that grows faster than T. What its compile time will be is predicted from the
 shorter ones, and a case over --limit is not run: the table, the plot, the JSON and stderr say so.
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jaxseq
-from benchmarks import measuring
+from benchmarks import arguments, measuring
 from experiments.arguments import positive
+from jaxseq.recurrence import IMPLEMENTATIONS
 
 
 class Case(NamedTuple):
@@ -25,15 +27,13 @@ class Case(NamedTuple):
     label: str
     implementation: str
     unroll: int
+    remat: bool = False
 
 
 CASES = (
-    Case("scan", "scan", 1),
-    Case("hoisted", "hoisted", 1),
-    Case("scan, unroll 2", "scan", 2),
-    Case("scan, unroll 4", "scan", 4),
-    Case("scan, unroll 8", "scan", 8),
-    Case("scan, unroll 16", "scan", 16),
+    *(Case(name, name, 1) for name in IMPLEMENTATIONS if name != "unrolled"),
+    Case("scan, remat", "scan", 1, remat=True),
+    *(Case(f"scan, unroll {unroll}", "scan", unroll) for unroll in (2, 4, 8, 16)),
     Case("unrolled", "unrolled", 1),
 )
 SMOKE = {"lengths": (2, 5), "batch": 2, "features": 3, "hidden": 4, "repeats": 2}
@@ -45,7 +45,7 @@ _REACH = 4  # a prediction is for at most so many times the copies that were com
 _RUNG = 3  # where that is not enough, a program of so many times the copies is compiled on the way
 _PROBE = 10  # copies compiled first, where nothing shorter was asked for
 _FEW_COPIES = 31  # compiled without a prediction: unroll 16 makes no more
-_MARKERS = "os^vDPX"
+_MARKERS = "os^vDPX<>*ph"
 
 _CompileTimes = defaultdict[tuple[Case, str], dict[int, float]]  # seconds by copies of the step
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
     parser.add_argument(
         "--lengths",
-        type=_lengths,
+        type=arguments.positives,
         default=(10, 30, 100, 300, 1000, 2000),
         metavar="T,T,...",
         help="T, taken in ascending order (default: 10,30,100,300,1000,2000)",
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hidden", type=positive, default=32, metavar="H", help="default: %(default)s")
     parser.add_argument(
         "--limit",
-        type=_seconds,
+        type=arguments.seconds,
         default=300.0,
         metavar="SECONDS",
         help="no case is compiled that is predicted to take longer (default: %(default)g)",
@@ -78,7 +78,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     Returns:
       {"settings", "notes", "cases"}: a case has its length, label, implementation, unroll, whether it is `chosen` by
       `jaxseq.explain`, and for "forward" and "gradient" either compile_seconds, memory, difference and seconds, or
-      not_run and predicted_compile_seconds.
+      not_run, and predicted_compile_seconds where that was why.
     """
     cell = measuring.CELLS[options.cell](options.hidden)
     compiled: _CompileTimes = defaultdict(dict)
@@ -171,40 +171,31 @@ def _measure_length(
     cell: jaxseq.Cell, length: int, options: argparse.Namespace, compiled: _CompileTimes
 ) -> list[dict[str, Any]]:
     """Measures every case at one length: compiles, checks, then times them all."""
-    chosen = jaxseq.explain(cell, (length, options.batch, options.features)).implementation
+    chosen = jaxseq.explain(cell, (length, options.batch, options.features))
     layer = _layer(cell, length, options)
     found: dict[Case, dict[str, Any]] = {}
     programs: dict[tuple[Case, str], measuring.Program] = {}
-    measuring.progress(f"T {length}: compiling")
+    references: dict[str, Any] = {}
+    measuring.progress(f"T {length}: compiling and comparing")
     for case in CASES:
-        is_chosen = case.implementation == chosen and case.unroll == 1
+        picked = (chosen.implementation, getattr(chosen, "unroll", 1), False)
+        is_chosen = (case.implementation, case.unroll, case.remat) == picked
         found[case] = {"length": length, **case._asdict(), "chosen": is_chosen}
         for measured in measuring.PASSES:
-            known, copies = compiled[case, measured], _copies(case, length)
-            climb(
-                known,
-                copies,
-                options.limit,
-                lambda rung: _compile(cell, case, measured, _layer(cell, rung, options)).compile_seconds,  # noqa: B023
-            )
-            predicted = predict_seconds(known, copies)
-            if predicted is not None and predicted > options.limit:
-                why = f"predicted compile time {predicted:.0f} s over the limit of {options.limit:g} s"
-                measuring.progress(f"T {length}, {case.label}, {measuring.PASS_TITLES[measured]}: not run: {why}")
-                found[case][measured] = {"not_run": why, "predicted_compile_seconds": predicted}
-                continue
-            program = _compile(cell, case, measured, layer)
-            known[copies] = program.compile_seconds
-            programs[case, measured] = program
-            found[case][measured] = {"compile_seconds": program.compile_seconds, "memory": program.memory}
-
-    measuring.progress(f"T {length}: comparing")
-    references: dict[str, Any] = {}
-    for (case, measured), program in programs.items():
-        result = program.run()
-        reference = references.setdefault(measured, result)
-        name = f"{case.label} at T {length}, {measuring.PASS_TITLES[measured]},"
-        found[case][measured]["difference"] = measuring.check_equal(name, result, reference)
+            name = f"{case.label} at T {length}, {measuring.PASS_TITLES[measured]},"
+            try:
+                program, found[case][measured] = _compile_case(cell, case, measured, layer, options, compiled)
+                if program is not None:
+                    result = program.run()
+                    reference = references.setdefault(measured, result)
+                    found[case][measured]["difference"] = measuring.check_equal(name, result, reference)
+                    programs[case, measured] = program
+            except Exception as error:
+                if case == CASES[0] or isinstance(error, measuring.UnequalResults):
+                    raise
+                found[case][measured] = {"not_run": measuring.describe_error(error)}
+            if "not_run" in found[case][measured]:
+                measuring.progress(f"{name} not run: {found[case][measured]['not_run']}")
 
     measuring.progress(f"T {length}: timing")
     timings = measuring.time_interleaved({key: program.run for key, program in programs.items()}, options.repeats)
@@ -213,13 +204,39 @@ def _measure_length(
     return list(found.values())
 
 
+def _compile_case(
+    cell: jaxseq.Cell,
+    case: Case,
+    measured: str,
+    layer: measuring.Layer,
+    options: argparse.Namespace,
+    compiled: _CompileTimes,
+) -> tuple[measuring.Program | None, dict[str, Any]]:
+    """Compiles a case and says what that cost, or (None, why not) where it would take over the limit."""
+    length = len(layer.inputs)
+    known, copies = compiled[case, measured], _copies(case, length)
+    climb(
+        known,
+        copies,
+        options.limit,
+        lambda rung: _compile(cell, case, measured, _layer(cell, rung, options)).compile_seconds,
+    )
+    predicted = predict_seconds(known, copies)
+    if predicted is not None and predicted > options.limit:
+        why = f"predicted compile time {predicted:.0f} s over the limit of {options.limit:g} s"
+        return None, {"not_run": why, "predicted_compile_seconds": predicted}
+    program = _compile(cell, case, measured, layer)
+    known[copies] = program.compile_seconds
+    return program, {"compile_seconds": program.compile_seconds, "memory": program.memory}
+
+
 def _layer(cell: jaxseq.Cell, length: int, options: argparse.Namespace) -> measuring.Layer:
     return measuring.random_layer(cell, length, options.batch, options.features, devices=options.devices)
 
 
 def _compile(cell: jaxseq.Cell, case: Case, measured: str, layer: measuring.Layer) -> measuring.Program:
-    function = measuring.layer_function(cell, measured, implementation=case.implementation, unroll=case.unroll)
-    return measuring.compile_program(function, *layer)
+    how = {"implementation": case.implementation, "unroll": case.unroll, "remat": case.remat}
+    return measuring.compile_program(measuring.layer_function(cell, measured, **how), *layer)
 
 
 def _copies(case: Case, length: int) -> int:
@@ -294,26 +311,9 @@ def _draw_line(axis: Any, cases: list[dict[str, Any]], measured: str, quantity: 
     for case in cases:
         length = case["length"]
         if "not_run" in case[measured]:
-            if quantity == "compile":
+            if quantity == "compile" and "predicted_compile_seconds" in case[measured]:
                 axis.plot(length, case[measured]["predicted_compile_seconds"], "x", color=look["color"])
             else:
                 axis.plot(length, 0.97, "x", color=look["color"], transform=axis.get_xaxis_transform())
         elif case["chosen"]:
             axis.plot(length, values[length], "o", markersize=12, markerfacecolor="none", color="black")
-
-
-def _lengths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({positive(part) for part in text.split(",")}))
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"must be integers of at least 1 with commas between, got {text!r}") from None
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
-    return value

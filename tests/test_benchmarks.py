@@ -1,5 +1,7 @@
 """The benchmarks run on tiny sizes and say what they should; nothing here depends on how fast anything is."""
 
+import functools
+import itertools
 import json
 import os
 import signal
@@ -83,20 +85,20 @@ def test_scan_vs_unrolled_has_every_case_with_every_quantity(scanned):
 
 def test_scan_vs_unrolled_names_what_was_not_run(scanned):
     result, out, err, _ = scanned
-    skipped = {
-        (case["label"], measured)
+    not_run = [
+        (case["label"], measured, case[measured])
         for case in result["cases"]
         for measured in measuring.PASSES
         if "not_run" in case[measured]
-    }
-    # at T 9 unroll 2 holds three copies of the step where at T 2 it held two; the loops hold one
+    ]
+    predicted = [one for one in not_run if "predicted_compile_seconds" in one[2]]
+    # at T 9 unroll 2 holds three copies of the step where at T 2 it held two; the loops hold as many as there
     labels = ("scan, unroll 2", "scan, unroll 4", "scan, unroll 8", "scan, unroll 16", "unrolled")
-    assert skipped == {(label, measured) for label in labels for measured in measuring.PASSES}
+    assert {one[:2] for one in predicted} == set(itertools.product(labels, measuring.PASSES))
+    assert all(found["predicted_compile_seconds"] > result["settings"]["limit"] for _, _, found in predicted)
     for text in (out, err):
-        assert text.count("not run: predicted compile time") == len(skipped)
-    for case in result["cases"]:
-        if "not_run" in case["forward"]:
-            assert case["forward"]["predicted_compile_seconds"] > result["settings"]["limit"]
+        assert text.count("not run: predicted compile time") == len(predicted)
+        assert text.count("not run: ") == len(not_run)
 
 
 def test_scan_vs_unrolled_marks_the_chosen_one_at_each_length(scanned):
@@ -107,6 +109,27 @@ def test_scan_vs_unrolled_marks_the_chosen_one_at_each_length(scanned):
 
 def test_every_implementation_is_a_case():
     assert {case.implementation for case in scan_vs_unrolled.CASES} == set(IMPLEMENTATIONS)
+    assert len({case.label for case in scan_vs_unrolled.CASES}) == len(scan_vs_unrolled.CASES)
+    assert len(scan_vs_unrolled.CASES) <= len(scan_vs_unrolled._MARKERS)
+
+
+def test_scan_vs_unrolled_names_an_implementation_that_cannot_run_here(run, monkeypatch):
+    right = measuring.layer_function
+
+    def without_a_kernel(cell, measured, **how):
+        if how["implementation"] == "hoisted":
+            raise NotImplementedError("no kernel for\nthis device")
+        return right(cell, measured, **how)
+
+    cases = [case for case in scan_vs_unrolled.CASES if case.label in ("scan", "hoisted", "scan, remat")]
+    monkeypatch.setattr(scan_vs_unrolled, "CASES", cases)
+    monkeypatch.setattr(measuring, "layer_function", without_a_kernel)
+    monkeypatch.setattr(measuring, "warm_up_compiler", lambda: None)
+    result, out, err, _ = run(["scan_vs_unrolled", "--smoke", "--cell", "simple_rnn", "--lengths", "4"])
+    found = {case["label"]: case["gradient"] for case in result["cases"]}
+    assert found["hoisted"] == {"not_run": "NotImplementedError: no kernel for"}
+    assert "seconds" in found["scan"] and "seconds" in found["scan, remat"]
+    assert out.count("not run: NotImplementedError: no kernel for") == 2 == err.count("not run: NotImplementedError")
 
 
 def test_a_result_says_what_it_was_measured_on(scanned):
@@ -139,7 +162,8 @@ def test_projection_compares_both_at_every_shape(projected):
 def test_list_names_every_benchmark(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["projection", "scan_vs_unrolled"]
+    names = [line.split()[0] for line in lines]
+    assert names == ["against_peers", "epoch", "projection", "scaling", "scan_vs_unrolled"]
     assert all(line.endswith("?") for line in lines)
 
 
@@ -273,6 +297,8 @@ def start(*arguments):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        # A shell that starts the tests in the background has them ignore Ctrl-C, and all that they start.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 

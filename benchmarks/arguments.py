@@ -1,0 +1,39 @@
+"""Types of command-line arguments, for argparse, that benchmarks share."""
+
+import argparse
+import math
+from collections.abc import Callable, Iterable
+
+from experiments.arguments import positive
+
+
+def positives(text: str) -> tuple[int, ...]:
+    """Reads numbers with commas between, each at least 1; ascending, each once."""
+    try:
+        return tuple(sorted({positive(part) for part in text.split(",")}))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"must be integers of at least 1 with commas between, got {text!r}") from None
+
+
+def seconds(text: str) -> float:
+    """Reads a time above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
+    return value
+
+
+def some_of(choices: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
+    """Reads some of the choices, with commas between; in the order of the choices, each once."""
+    choices = tuple(choices)
+
+    def read(text: str) -> tuple[str, ...]:
+        asked = set(text.split(","))
+        if not asked <= set(choices):
+            raise argparse.ArgumentTypeError(f"must be some of {','.join(choices)}, got {text!r}")
+        return tuple(choice for choice in choices if choice in asked)
+
+    return read
