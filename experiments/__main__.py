@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from experiments.arguments import positive
+from experiments.arguments import Parser, not_negative, positive
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{str(error) or 'interrupted'}", file=sys.stderr)
         return getattr(error, "exit_code", 130)
     except (UserError, DataNotFound, TrainingDiverged, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
@@ -48,9 +48,7 @@ def _use_every_core() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments", description="Reproduces the documents' recurrent models."
-    )
+    parser = Parser(prog="python -m experiments", description="Reproduces the documents' recurrent models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="name the experiments")
@@ -81,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         "--from", dest="directory", type=Path, default=Path("runs"), metavar="DIR", help="default: runs"
     )
     predict.add_argument("--variant", default="", metavar="LABEL", help="a control's label; default: as documented")
-    predict.add_argument("--seed", type=int, default=0, metavar="N", help="which seed's parameters (default: 0)")
+    predict.add_argument(
+        "--seed", type=not_negative, default=0, metavar="N", help="which seed's parameters (default: 0)"
+    )
     predict.add_argument("text", nargs="?", metavar="TEXT", help="a text or a file; default: standard input")
     predict.set_defaults(command=_predict)
 
