@@ -1,6 +1,5 @@
 """The benchmarks run on tiny sizes and say what they should; nothing here depends on how fast anything is."""
 
-import functools
 import itertools
 import json
 import os
@@ -297,8 +296,6 @@ def start(*arguments):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        # A shell that starts the tests in the background has them ignore Ctrl-C, and all that they start.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
