@@ -54,9 +54,10 @@ def _load(is_synthetic: bool, smoke: bool, truncating: Side = "pre", as_numbers:
 
 @dataclasses.dataclass(frozen=True)
 class Driven:
-    """A cell whose inputs are drives: what `cell.project` made of the inputs before the engine got them."""
+    """A cell whose inputs are drives: what `cell.project` made of inputs of `input_size` before the engine got them."""
 
     cell: Any
+    input_size: int
 
     @property
     def hidden_size(self) -> int:
@@ -69,8 +70,8 @@ class Driven:
         return getattr(self.cell, "dtype", None)
 
     def init(self, key: jax.Array, input_size: int) -> Any:
-        """The cell's parameters, for the inputs that `cell.project` takes."""
-        return self.cell.init(key, input_size)
+        """The cell's parameters, whatever the width of the drives."""
+        return self.cell.init(key, self.input_size)
 
     def initial_state(self, params: Any, batch_shape: tuple[int, ...]) -> Any:
         """The cell's."""
@@ -103,7 +104,7 @@ class OneHotClassifier(nn.Module):
     def __call__(self, inputs: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits float [B, 1] of tokens int [B, T]."""
         params = self.param("cell", self.cell.init, self.vocabulary_size)
-        state, _ = jaxseq.scan(Driven(self.cell), params, self.drives(params, inputs))
+        state, _ = jaxseq.scan(Driven(self.cell, self.vocabulary_size), params, self.drives(params, inputs))
         return Dense(1, name="head")(jaxseq.state_output(self.cell, params, state))
 
     def drives(self, params: Any, inputs: jax.Array) -> jax.Array:
@@ -188,7 +189,7 @@ def _activations(run: Run) -> dict[str, Any]:
         sizes, saturated = [], []
         for seed in one_hot.result["seeds"]:
             params, drives = driven(seed)
-            _, outputs = jaxseq.scan(Driven(cell), params, drives)
+            _, outputs = jaxseq.scan(Driven(cell, params.w_input.shape[0]), params, drives)
             before = jnp.concatenate([jnp.zeros_like(outputs[:1]), outputs[:-1]])
             sizes.append(float(jnp.abs(drives + before @ params.w_hidden).mean()))
             saturated.append(float((jnp.abs(outputs) > 0.99).mean()))

@@ -3,11 +3,13 @@
 Axis letters: T time, B batch, F input features, H hidden, G gates.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxseq import arguments
 from jaxseq.cells import DropoutMasks
 from jaxseq.masks import check_takes_masks
 
@@ -40,13 +42,20 @@ def prepare(
     dropout_masks: DropoutMasks | None,
     reverse: bool,
 ) -> Call:
-    """Checks the arguments of a call and brings them to one dtype."""
-    inputs = jnp.asarray(inputs)
+    """Checks the arguments of a call and brings them to one dtype.
+
+    Raises:
+      ValueError: one has another type, rank, size or dtype than it must; the message says which.
+    """
+    arguments.cell("cell", cell)
+    inputs = arguments.array("inputs", inputs)
     if inputs.ndim < 2:
         raise ValueError(f"inputs must have shape [T, F] or [T, B, F], got {inputs.shape}")
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise ValueError(f"inputs must be floating point, got dtype {inputs.dtype}")
+    reverse = arguments.flag("reverse", reverse)
     batch_shape = inputs.shape[1:-1]
+    _check_params(cell, params, inputs.shape)
     dtype = _compute_dtype(cell, params, inputs)
     params, inputs = _cast(params, dtype), inputs.astype(dtype)
 
@@ -58,6 +67,9 @@ def prepare(
     else:
         expected = jax.eval_shape(lambda params: cell.initial_state(params, batch_shape), params)
         check_state("state", state, expected)
+        for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+            if jnp.issubdtype(wanted.dtype, jnp.floating) and not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise ValueError(f"state must have floating-point leaves, got dtype {jnp.result_type(leaf)}")
         state = jax.tree.map(jnp.asarray, _cast(state, dtype))
 
     if mask is not None:
@@ -77,6 +89,46 @@ def prepare(
         Step(inputs, mask, resets),
         dropout_masks,
     )
+
+
+def _check_params(cell: Any, params: Any, inputs_shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless parameters have the names and shapes that `cell.init` gives them for these inputs.
+
+    Their dtypes are their own, and one kind of mapping is as good as another.
+    """
+    features, found = inputs_shape[-1], arguments.leaf_shapes(params)
+    try:
+        hash(cell)
+    except TypeError:  # against the protocol, but it runs
+        wanted = _drawn_shapes(cell, features)
+    else:
+        wanted = _known_shapes(cell, features)
+    if wanted is None or found == wanted:
+        return
+    if list(found) != list(wanted):
+        names = ", ".join(name.lstrip(".") for name in wanted)
+        raise ValueError(
+            f"params must hold {names}, as {type(cell).__name__}.init draws them, got {arguments.shown(params)}"
+        )
+    name, shape = next((name, shape) for name, shape in wanted.items() if found[name] != shape)
+    for size, own in zip(found[name], shape, strict=False):
+        if own == features and _drawn_shapes(cell, size) == found:
+            raise ValueError(
+                f"inputs must have {size} features on the last axis, got shape {inputs_shape}, or params be drawn "
+                f"for {features}"
+            )
+    raise ValueError(f"params{name} must have shape {shape}, as {type(cell).__name__}.init draws it, got {found[name]}")
+
+
+def _drawn_shapes(cell: Any, input_size: int) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of a cell's parameters by name; None where its `init` cannot be traced, and it must be trusted."""
+    try:
+        return arguments.leaf_shapes(jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size)))
+    except Exception:  # whatever a third party's `init` does with a key whose value is unknown
+        return None
+
+
+_known_shapes = functools.lru_cache(_drawn_shapes)
 
 
 def _compute_dtype(cell: Any, params: Any, inputs: jax.Array) -> Any:
@@ -109,7 +161,7 @@ def where(flags: jax.Array, chosen: Any, other: Any) -> Any:
 
 def check_flags(name: str, flags: Any, shape: tuple[int, ...]) -> jax.Array:
     """Flags as a boolean array; raises ValueError unless they are that, and of this shape."""
-    flags = jnp.asarray(flags)
+    flags = arguments.array(name, flags)
     if flags.shape != shape:
         raise ValueError(f"{name} must have shape {shape} (that of inputs without features), got {flags.shape}")
     if flags.dtype != jnp.bool_:
@@ -121,7 +173,7 @@ def check_state(name: str, state: Any, expected: Any, *, dtypes: bool = False) -
     """Raises ValueError unless a state has the structure and shapes (and dtypes) expected of it."""
     structures = jax.tree.structure(state), jax.tree.structure(expected)
     if structures[0] != structures[1]:
-        raise ValueError(f"{name} must have the structure {structures[1]}, got {structures[0]}")
+        raise ValueError(f"{name} must have the structure {structures[1]!s:.120}, got {structures[0]!s:.120}")
     for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         if jnp.shape(leaf) != wanted.shape:
             raise ValueError(f"{name} must have leaves of shape {wanted.shape}, got {jnp.shape(leaf)}")

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxseq import arguments
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -50,21 +52,26 @@ def save(directory: str | Path, step: int, tree: Any, metadata: dict[str, Any], 
       ValueError: `step` is negative or `keep` below 1.
       OSError: the directory cannot be written; what was there stays as it was.
     """
-    if step < 0:
-        raise ValueError(f"step must be at least 0, got {step}")
-    if keep < 1:
-        raise ValueError(f"keep must be at least 1, got {keep}")
+    directory = arguments.path("directory", directory)
+    step = arguments.integer("step", step)
+    keep = arguments.integer("keep", keep, at_least=1)
+    arguments.mapping("metadata", metadata, "a dictionary")
+    try:
+        written = json.dumps(metadata)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata must be what JSON can hold, got {arguments.shown(metadata)} ({error})") from None
+    arrays = _flatten(tree)
     from orbax import checkpoint as orbax  # 2 s to import: only who saves or restores pays
 
-    directory = Path(directory).absolute()
+    directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     final = directory / f"step_{step:08d}"
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=directory))
     try:
         with orbax.StandardCheckpointer() as checkpointer:
-            checkpointer.save(temporary / "arrays", _flatten(tree))
+            checkpointer.save(temporary / "arrays", arrays)
             checkpointer.wait_until_finished()
-        (temporary / "metadata.json").write_text(json.dumps(metadata))
+        (temporary / "metadata.json").write_text(written)
         _write_manifest(temporary)
         if final.exists():
             shutil.rmtree(final)
@@ -89,7 +96,7 @@ def exclusive(directory: str | Path) -> Iterator[None]:
     Raises:
       ValueError: another run holds it.
     """
-    path = Path(directory) / ".lock"
+    path = arguments.path("directory", directory) / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as stream:
         if fcntl is not None:
@@ -109,7 +116,8 @@ def exclusive(directory: str | Path) -> Iterator[None]:
 
 def steps(directory: str | Path) -> list[int]:
     """The steps of the checkpoints in a directory, oldest first; unfinished ones do not count."""
-    return sorted(int(path.name[5:]) for path in Path(directory).glob("step_*") if path.name[5:].isdigit())
+    listed = arguments.path("directory", directory).glob("step_*")
+    return sorted(int(path.name[5:]) for path in listed if path.name[5:].isdigit())
 
 
 def restore(directory: str | Path, target: Any) -> Restored | None:
@@ -131,7 +139,7 @@ def restore(directory: str | Path, target: Any) -> Restored | None:
 
 def find_intact(directory: str | Path) -> Path | None:
     """The newest checkpoint that is intact; damaged ones are named in a warning and passed over."""
-    directory = Path(directory).absolute()
+    directory = arguments.path("directory", directory).absolute()
     for step in reversed(steps(directory)):
         path = directory / f"step_{step:08d}"
         damage = find_damage(path)
@@ -168,13 +176,19 @@ def find_damage(path: str | Path) -> str | None:
 
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path): np.asarray(_plain(leaf)) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path): arguments.host_array(f"tree{jax.tree_util.keystr(path)}", _plain(leaf))
+        for path, leaf in leaves
+    }
 
 
 def _read(path: Path, target: Any) -> Any:
     from orbax import checkpoint as orbax
 
     leaves, structure = jax.tree_util.tree_flatten_with_path(target)
+    for key, leaf in leaves:
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            raise ValueError(f"target{jax.tree_util.keystr(key)} must be an array or its shape, got {leaf!r:.60}")
     wanted = {jax.tree_util.keystr(key): jax.eval_shape(_plain, leaf) for key, leaf in leaves}
     with orbax.StandardCheckpointer() as checkpointer:
         item = checkpointer.metadata(path).item_metadata

@@ -20,6 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseq import arguments
 from jaxseq.cells import (
     GRU,
     LSTM,
@@ -56,9 +57,10 @@ def from_keras(cell: Convertible, weights: Sequence[Any]) -> Any:
       ValueError: the cell has no Keras twin, or an array has the wrong shape.
     """
     _check_cell(cell)
+    arguments.instance("weights", weights, (list, tuple), "[kernel, recurrent_kernel, bias]")
     if len(weights) != 3:
         raise ValueError(f"weights must be [kernel, recurrent_kernel, bias], got {len(weights)} arrays")
-    arrays = [np.asarray(array) for array in weights]
+    arrays = [arguments.host_array(name, array) for name, array in zip(KERAS_WEIGHTS, weights, strict=True)]
     width = cell.gates * cell.hidden_size
     bias_shape = (2, width) if isinstance(cell, GRUResetAfter) else (width,)
     shapes = [(_rows("kernel", arrays[0], 0), width), (cell.hidden_size, width), bias_shape]
@@ -103,6 +105,7 @@ def from_torch(cell: Convertible, weights: Mapping[str, Any] | Sequence[Any], *,
       ValueError: the cell has no PyTorch twin, an array is missing or has the wrong shape.
     """
     _check_torch_cell(cell)
+    arguments.text("suffix", suffix)
     names = TORCH_WEIGHTS
     if isinstance(weights, Mapping):
         names = tuple(name + suffix for name in TORCH_WEIGHTS)
@@ -110,9 +113,10 @@ def from_torch(cell: Convertible, weights: Mapping[str, Any] | Sequence[Any], *,
         if missing:
             raise ValueError(f"weights must have the entries {list(names)}, got {sorted(weights)}")
         weights = [weights[name] for name in names]
+    arguments.instance("weights", weights, (list, tuple), f"a state dict, or [{', '.join(TORCH_WEIGHTS)}]")
     if len(weights) != 4:
         raise ValueError(f"weights must be [{', '.join(TORCH_WEIGHTS)}], got {len(weights)} arrays")
-    arrays = [np.asarray(array) for array in weights]
+    arrays = [arguments.host_array(name, array) for name, array in zip(names, weights, strict=True)]
     width = cell.gates * cell.hidden_size
     shapes = [(width, _rows(names[0], arrays[0], 1)), (width, cell.hidden_size), (width,), (width,)]
     for name, array, shape in zip(names, arrays, shapes, strict=True):
@@ -139,6 +143,7 @@ def to_torch(cell: Convertible, params: Any, *, suffix: str = "_l0") -> dict[str
       ValueError: the cell has no PyTorch twin, or `params` are not its own.
     """
     _check_torch_cell(cell)
+    arguments.text("suffix", suffix)
     w_input, w_hidden, *biases = _checked_leaves(cell, params)
     if len(biases) == 1:
         biases.append(np.zeros_like(biases[0]))
@@ -177,7 +182,7 @@ def _checked_leaves(cell: Any, params: Any) -> list[np.ndarray]:
     _check_cell(cell)
     if not isinstance(params, PARAMS[type(cell)]):
         raise ValueError(f"params must be a {PARAMS[type(cell)].__name__}, got {type(params).__name__}")
-    arrays = [np.asarray(leaf) for leaf in params]
+    arrays = [arguments.host_array(f"params.{name}", leaf) for name, leaf in zip(params._fields, params, strict=True)]
     width = cell.gates * cell.hidden_size
     shapes = [(_rows("w_input", arrays[0], 0), width), (cell.hidden_size, width), (width,), (width,)]
     for name, array, shape in zip(params._fields, arrays, shapes, strict=False):

@@ -6,6 +6,7 @@ accelerator, one after another (`lax.map`) on a CPU, where that is faster. The b
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import optax
 from flax import struct
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
+from jaxseq import arguments
 from jaxseq.losses import weighted_sum
 
 Values = Callable[[jax.Array, jax.Array], jax.Array]  # (predictions, targets) -> unreduced values
@@ -45,6 +47,17 @@ class Task:
     model: Any
     loss: Values
     metrics: Mapping[str, Values] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless there are a model and functions, under names of their own."""
+        arguments.model("model", self.model)
+        arguments.function("loss", self.loss)
+        arguments.mapping("metrics", self.metrics, "a dictionary of functions")
+        for name, metric in self.metrics.items():
+            arguments.text("metrics' names", name)
+            if name in ("loss", "weight"):
+                raise ValueError(f"metrics must not be called loss or weight, which `fit` sums up itself, got {name!r}")
+            arguments.function(f"metrics[{name!r}]", metric)
 
 
 class Examples(NamedTuple):
@@ -76,10 +89,16 @@ def examples(inputs: Any, targets: Any, weights: Any = None) -> Examples:
     Returns:
       Examples.
     Raises:
-      ValueError: there are none, their numbers differ, or a value is NaN or infinite.
+      ValueError: there are none, their numbers differ, a value is no number, NaN or infinite, or a weight negative.
     """
     arrays = (inputs, targets) if weights is None else (inputs, targets, weights)
-    arrays = jax.tree.map(np.asarray, arrays)
+    for name, tree in zip(("inputs", "targets", "weights"), arrays, strict=False):
+        if not jax.tree.leaves(tree):
+            raise ValueError(f"{name} must be an array, got {arguments.shown(tree)}")
+    arrays = tuple(
+        jax.tree.map(functools.partial(arguments.host_array, name), tree)
+        for name, tree in zip(("inputs", "targets", "weights"), arrays, strict=False)
+    )
     sizes = [leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(arrays)]
     if len(set(sizes)) != 1:
         raise ValueError(f"inputs, targets and weights must hold equally many examples, got {sizes}")
@@ -90,6 +109,8 @@ def examples(inputs: Any, targets: Any, weights: Any = None) -> Examples:
             name = ("inputs", "targets", "weights")[path[0].idx]
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(leaf))[0])
             raise ValueError(f"{name} must be finite, got {leaf[index]} at index {index}")
+    if weights is not None and (arrays[2] < 0).any():
+        raise ValueError(f"weights must be at least 0, got {arrays[2].min()}")
     return Examples(arrays, np.arange(sizes[0], dtype=np.int32), take_rows)
 
 
@@ -105,6 +126,12 @@ def steps_per_epoch(data: Examples, batch_size: int) -> int:
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """The devices as one axis, "batch"."""
+    if devices is not None:
+        arguments.instance("devices", devices, (list, tuple, np.ndarray), "a list of JAX devices")
+        if not len(devices):
+            raise ValueError("devices must hold at least one device, got none")
+        for device in devices:
+            arguments.instance("devices", device, jax.Device, "JAX devices")
     devices = list(devices) if devices is not None else jax.devices()
     return jax.make_mesh((len(devices),), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
 

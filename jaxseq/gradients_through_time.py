@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxseq import arguments
 from jaxseq.calls import Call, Step, check_state, prepare, where
 from jaxseq.cells import DropoutMasks
 from jaxseq.recurrence import Cell, state_output, step
@@ -67,6 +68,8 @@ def gradient_flow(
       ValueError: as in `scan` and `state_output`; `loss` does not return a single number.
     Source: Bengio, Simard & Frasconi 1994; Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063, eq. 3-5.
     """
+    if loss is not None:
+        arguments.function("loss", loss)
     call = prepare(cell, params, inputs, state, mask, resets, dropout_masks, reverse)
     length = len(call.steps.inputs)
     zeros = jax.tree.map(lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), call.state)
@@ -131,9 +134,13 @@ def gradient_paths(
       ValueError: as in `scan`; `loss` does not return a single number; there is no step.
     Source: Werbos 1990; Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063, eq. 4.
     """
-    length = jnp.shape(inputs)[0] if jnp.ndim(inputs) else 0
+    if loss is not None:
+        arguments.function("loss", loss)
+    inputs = arguments.array("inputs", inputs)
+    length = inputs.shape[0] if inputs.ndim else 0
     if not length:
         raise ValueError(f"inputs must hold at least one step [T, F] or [T, B, F], got shape {jnp.shape(inputs)}")
+    prepare(cell, params, inputs, state, mask, resets, dropout_masks, reverse)  # to check them: below are copies
     copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (length, *jnp.shape(leaf))), params)
     first, last = (-1, 0) if reverse else (0, -1)
 
@@ -176,7 +183,9 @@ def _gradient(function: Callable[[Any], jax.Array], tree: Any) -> Any:
 def _value(cell: Cell, params: Any, loss: Loss | None, state: Any, outputs: Any) -> jax.Array:
     if loss is None:
         return jnp.sum(jnp.square(state_output(cell, params, state)))
-    value = jnp.asarray(loss(state, outputs))
+    value = arguments.array("what loss returns", loss(state, outputs))
     if value.shape:
         raise ValueError(f"loss must return a single number, got shape {value.shape}")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"loss must return a floating-point number, got dtype {value.dtype}")
     return value

@@ -6,7 +6,11 @@ Every function here takes (predictions, targets) and returns unreduced values, s
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
+
+from jaxseq import arguments
 
 
 def weighted_mean(values: jax.Array, weights: jax.Array | None = None) -> jax.Array:
@@ -20,6 +24,7 @@ def weighted_mean(values: jax.Array, weights: jax.Array | None = None) -> jax.Ar
     Raises:
       ValueError: the shapes do not match.
     """
+    arguments.is_array("values", values)
     if weights is None:
         return values.mean()
     total, weight = weighted_sum(values, weights)
@@ -32,6 +37,8 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.
     Raises:
       ValueError: `weights` has neither the shape of `values` nor that of its leading axes.
     """
+    arguments.is_array("values", values)
+    arguments.is_array("weights", weights)
     if weights.shape != values.shape[: weights.ndim]:
         raise ValueError(
             f"weights must have the shape of values {values.shape} or of its leading axes, got {weights.shape}"
@@ -65,7 +72,7 @@ def categorical_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Arra
     Returns:
       float [...].
     Raises:
-      ValueError: the shapes do not match.
+      ValueError: the shapes do not match, or `targets` are not integers in [0, C) (where their values are known).
     """
     _check_classes(logits, targets)
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
@@ -94,6 +101,8 @@ def categorical_accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def _match(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    arguments.is_array("predictions", predictions)
+    arguments.is_array("targets", targets)
     if predictions.shape == (*targets.shape, 1):
         return predictions[..., 0]
     if predictions.shape != targets.shape:
@@ -105,5 +114,15 @@ def _match(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def _check_classes(logits: jax.Array, targets: jax.Array) -> None:
-    if logits.shape[:-1] != targets.shape:
-        raise ValueError(f"logits must have shape {targets.shape} and a class axis, got {logits.shape}")
+    arguments.is_array("logits", logits)
+    arguments.is_array("targets", targets)
+    if logits.ndim != targets.ndim + 1 or logits.shape[:-1] != targets.shape:
+        raise ValueError(f"logits must have shape {targets.shape} and a class axis, as targets, got {logits.shape}")
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise ValueError(f"targets must be class indices, integers, got dtype {targets.dtype}")
+    if not isinstance(targets, Tracer) and targets.size:
+        values = np.asarray(targets)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= logits.shape[-1]:
+            outside = low if low < 0 else high
+            raise ValueError(f"targets must be class indices from 0 to {logits.shape[-1] - 1}, got {outside}")

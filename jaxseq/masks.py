@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxseq import arguments
 from jaxseq.cells import DropoutMasks
 
 
@@ -25,9 +26,9 @@ def length_mask(lengths: jax.Array | np.ndarray, steps: int) -> jax.Array:
     Returns:
       bool [T] or [T, B], True where the step is real.
     Raises:
-      ValueError: a length is negative or over T (where the values are known), or not an integer.
+      ValueError: a length is negative or over T (where the values are known), or not an integer; T is none.
     """
-    lengths = jnp.asarray(lengths)
+    lengths, steps = arguments.array("lengths", lengths), arguments.integer("steps", steps)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths must be integers, got dtype {lengths.dtype}")
     if not isinstance(lengths, Tracer) and lengths.size:
@@ -48,9 +49,9 @@ def packing_resets(lengths: list[int] | np.ndarray, steps: int) -> np.ndarray:
     Returns:
       bool [T], True where a sequence starts, and where the padding after the last one does.
     Raises:
-      ValueError: a length is below 1 or no integer, or they do not fit into T.
+      ValueError: a length is below 1 or no integer, or they do not fit into T; T is no integer.
     """
-    lengths = np.asarray(lengths)
+    lengths, steps = arguments.host_array("lengths", lengths), arguments.integer("steps", steps)
     if lengths.ndim != 1:
         raise ValueError(f"lengths must have shape [N], got {lengths.shape}")
     if lengths.size and not np.issubdtype(lengths.dtype, np.integer):
@@ -90,13 +91,18 @@ def dropout_masks(
       DropoutMasks(input [G, *batch_shape, F], recurrent [G, *batch_shape, H]), values 0 or 1 / (1 - rate),
       a field None where its rate is 0; None where both are.
     Raises:
-      ValueError: a rate lies outside [0, 1), or the cell takes no masks.
+      ValueError: a rate lies outside [0, 1), the cell takes no masks, or another argument is not as above.
 
     Source: Gal & Ghahramani 2016, arXiv:1512.05287; Keras 2's one mask a gate.
     """
-    for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
-        if not 0 <= rate < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {rate}")
+    arguments.key("key", key)
+    arguments.cell("cell", cell)
+    input_size = arguments.integer("input_size", input_size, at_least=1)
+    batch_shape = arguments.shape("batch_shape", batch_shape)
+    dropout, recurrent_dropout = (
+        arguments.rate(name, rate) for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout))
+    )
+    dtype = arguments.float_dtype("dtype", dtype)
     if not dropout and not recurrent_dropout:
         return None
     check_takes_masks(cell)

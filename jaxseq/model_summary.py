@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxseq import arguments
+
 
 class Layer(NamedTuple):
     """One row of a summary."""
@@ -25,6 +27,12 @@ def layers(model: nn.Module, *inputs: Any) -> list[Layer]:
     Returns:
       One Layer for each; a layer called twice, or of parameters only, is listed once.
     """
+    arguments.model("model", model)
+    if not inputs:
+        raise ValueError("inputs must be given, the arguments of the model's call, got none")
+    for value in jax.tree.leaves(inputs):
+        if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+            raise ValueError(f"inputs must be arrays or shapes, got {arguments.shown(value)}")
     called: dict[tuple[str, ...], tuple[str, str]] = {}
 
     def note(call: Any, arguments: Any, settings: Any, context: nn.module.InterceptorContext) -> Any:
@@ -69,7 +77,14 @@ def summary(model: nn.Module, *inputs: Any) -> str:
 
 
 def count_parameters(params: Any) -> int:
-    """The number of values in a tree of arrays or shapes."""
+    """The number of values in a tree of arrays or shapes.
+
+    Raises:
+      ValueError: a leaf is neither.
+    """
+    for leaf in jax.tree.leaves(params):
+        if not hasattr(leaf, "shape"):
+            raise ValueError(f"params must be a tree of arrays or shapes, got {arguments.shown(leaf)}")
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 

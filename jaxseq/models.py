@@ -5,6 +5,7 @@ Models take batch-major arrays [B, T, ...], as Flax's do, and gather their embed
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxseq import attention
+from jaxseq import arguments, attention
+from jaxseq.calls import check_flags
 from jaxseq.masks import dropout_masks
-from jaxseq.recurrence import Cell, Implementation, merge_outputs, scan, state_output
+from jaxseq.recurrence import MERGES, Cell, Implementation, merge_outputs, scan, state_output
 
 _glorot_uniform = nn.initializers.glorot_uniform()
 
@@ -125,8 +127,18 @@ class Recurrent(nn.Module):
         Raises:
           ValueError: as in `jaxseq.scan`.
         """
+        arguments.cell("cell", self.cell)
+        for name in ("dropout", "recurrent_dropout"):
+            arguments.rate(name, getattr(self, name))
+        for name, value in (("reverse", self.reverse), ("time_major", self.time_major), ("train", train)):
+            arguments.flag(name, value)
+        inputs = arguments.array("inputs", inputs)
         if inputs.ndim != 3:
             raise ValueError(f"inputs must have three axes [B, T, F], got shape {inputs.shape}")
+        mask, resets = (
+            None if flags is None else check_flags(name, flags, inputs.shape[:2])
+            for name, flags in (("mask", mask), ("resets", resets))
+        )
         if not self.time_major:
             inputs = jnp.swapaxes(inputs, 0, 1)
             mask, resets = (None if flags is None else jnp.swapaxes(flags, 0, 1) for flags in (mask, resets))
@@ -192,7 +204,11 @@ class Bidirectional(nn.Module):
     implementation: Implementation | None = None
 
     def setup(self) -> None:
-        """Makes the two layers."""
+        """Makes the two layers; raises ValueError where what they are made of is none of it."""
+        arguments.cell("cell", self.cell)
+        if self.backward_cell is not None:
+            arguments.cell("backward_cell", self.backward_cell)
+        arguments.one_of("merge", self.merge, MERGES)
         make = functools.partial(
             Recurrent,
             dropout=self.dropout,
@@ -203,7 +219,7 @@ class Bidirectional(nn.Module):
             implementation=self.implementation,
         )
         self.forward = make(self.cell)
-        self.backward = make(self.backward_cell or self.cell, reverse=True)
+        self.backward = make(self.cell if self.backward_cell is None else self.backward_cell, reverse=True)
 
     def __call__(
         self,
@@ -216,6 +232,8 @@ class Bidirectional(nn.Module):
     ) -> tuple[tuple[Any, Any], Any]:
         """Runs both directions; arguments as in `Recurrent`, states as (forward, backward)."""
         states = (None, None) if state is None else state
+        if type(states) is not tuple or len(states) != 2:  # an LSTMState is no pair
+            raise ValueError(f"state must be a pair (forward, backward), got {arguments.shown(state)}")
         settings = {"mask": mask, "resets": resets, "train": train}
         forward_state, forward = self.forward(inputs, state=states[0], **settings)
         backward_state, backward = self.backward(inputs, state=states[1], **settings)
@@ -268,11 +286,17 @@ class SequenceEncoder(nn.Module):
         Raises:
           ValueError: inputs are not of the kind that the settings say, or a token lies outside the vocabulary.
         """
-        cells = tuple(self.cells) if isinstance(self.cells, (list, tuple)) else (self.cells,)
-        if not cells:
-            raise ValueError("cells must hold at least one cell, got none")
-        inputs = jnp.asarray(inputs)
+        cells = _layers(self.cells)
+        arguments.flag("bidirectional", self.bidirectional)
+        for name in ("vocabulary_size", "embedding_size"):
+            arguments.optional_integer(name, getattr(self, name), at_least=1)
+        arguments.optional_integer("padding_index", self.padding_index)
+        if not isinstance(inputs, np.ndarray):  # whose values are known under `jit` too
+            inputs = arguments.array("inputs", inputs)
         self.check_inputs(inputs)
+        inputs = arguments.array("inputs", inputs)
+        if mask is not None:
+            mask = check_flags("mask", mask, inputs.shape[:2])
         if self.vocabulary_size is None:
             if self.padding_index is not None:
                 raise ValueError("padding_index needs vocabulary_size: features have no padding index")
@@ -281,6 +305,10 @@ class SequenceEncoder(nn.Module):
             if self.embedding_size is None:
                 raise ValueError(f"embedding_size must be set with vocabulary_size={self.vocabulary_size}")
             if self.padding_index is not None:
+                if self.padding_index >= self.vocabulary_size:
+                    raise ValueError(
+                        f"padding_index must be below vocabulary_size {self.vocabulary_size}, got {self.padding_index}"
+                    )
                 real = inputs != self.padding_index
                 mask = real if mask is None else mask & real
             outputs = Embedding(self.vocabulary_size, self.embedding_size, name="embedding")(inputs.T)
@@ -329,6 +357,7 @@ class SequenceClassifier(SequenceEncoder):
     @nn.compact
     def __call__(self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """Logits float [B, C]; arguments as in `SequenceEncoder.encode`."""
+        arguments.integer("classes", self.classes, at_least=1)
         last, _, _ = self.encode(inputs, mask=mask, train=train)
         return Dense(self.classes, name="head")(last)
 
@@ -345,6 +374,7 @@ class SequenceRegressor(SequenceEncoder):
     @nn.compact
     def __call__(self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """Predictions float [B, outputs]; arguments as in `SequenceEncoder.encode`."""
+        arguments.integer("outputs", self.outputs, at_least=1)
         last, _, _ = self.encode(inputs, mask=mask, train=train)
         return Dense(self.outputs, name="head")(last)
 
@@ -361,6 +391,7 @@ class SequenceTagger(SequenceEncoder):
     @nn.compact
     def __call__(self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """Logits float [B, T, C]; arguments as in `SequenceEncoder.encode`."""
+        arguments.integer("classes", self.classes, at_least=1)
         _, outputs, _ = self.encode(inputs, mask=mask, train=train)
         return jnp.swapaxes(Dense(self.classes, name="head")(outputs), 0, 1)
 
@@ -393,8 +424,10 @@ class Attention(nn.Module):
         Raises:
           ValueError: `score` is none of the three, or the shapes do not match.
         """
-        if self.score not in attention.SCORES:
-            raise ValueError(f"score must be one of {', '.join(attention.SCORES)}, got {self.score!r}")
+        arguments.one_of("score", self.score, attention.SCORES, f"one of {', '.join(attention.SCORES)}")
+        arguments.optional_integer("size", self.size, at_least=1)
+        arguments.is_array("queries", queries)
+        arguments.is_array("keys", keys)
         score: Any = attention.dot_scores
         widths = (queries.shape[-1], keys.shape[-1])
         if self.score == "general":
@@ -433,6 +466,8 @@ class AttentionPooling(nn.Module):
         Raises:
           ValueError: `outputs` does not have three axes, or `mask` not their first two.
         """
+        arguments.optional_integer("size", self.size, at_least=1)
+        arguments.is_array("outputs", outputs)
         if outputs.ndim != 3:
             raise ValueError(f"outputs must have three axes [B, T, H], got shape {outputs.shape}")
         size = self.size or outputs.shape[-1]
@@ -485,8 +520,13 @@ class EncoderDecoder(nn.Module):
     attention: str | None = None
 
     def setup(self) -> None:
-        """Makes the layers."""
-        cells = tuple(self.cells) if isinstance(self.cells, (list, tuple)) else (self.cells,)
+        """Makes the layers; raises ValueError where what they are made of is none of it."""
+        cells = _layers(self.cells)
+        for name in ("source_vocabulary_size", "target_vocabulary_size", "embedding_size"):
+            arguments.integer(name, getattr(self, name), at_least=1)
+        arguments.integer("padding_index", self.padding_index)
+        if self.attention is not None:
+            arguments.one_of("attention", self.attention, attention.SCORES, f"None or one of {attention.SCORES}")
         self.source_embedding = Embedding(self.source_vocabulary_size, self.embedding_size)
         self.target_embedding = Embedding(self.target_vocabulary_size, self.embedding_size)
         self.encoder = [Recurrent(cell, time_major=True) for cell in cells]
@@ -575,8 +615,14 @@ def greedy_decode(
     Raises:
       ValueError: `max_steps` is below 1, or a token lies outside its vocabulary.
     """
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    arguments.model("model", model)
+    arguments.mapping("variables", variables, '{"params": ...}')
+    max_steps = arguments.integer("max_steps", max_steps, at_least=1)
+    size = getattr(model, "target_vocabulary_size", math.inf)
+    for name, token in (("start", start), ("stop", stop)):
+        if arguments.integer(name, token) >= size:
+            raise ValueError(f"{name} must be a token from 0 to {size - 1}, got {token}")
+    source = arguments.array("source", source)
     memory: Any = model.apply(variables, source, method="encode")
 
     def write(carry: Any, _: None) -> tuple[Any, jax.Array]:
@@ -593,6 +639,7 @@ def greedy_decode(
 
 def check_tokens(tokens: Any, vocabulary_size: int) -> None:
     """Raises ValueError unless tokens are int [B, T] and, where their values are known, in the vocabulary."""
+    arguments.is_array("inputs", tokens)
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"inputs must be token indices, int [B, T], got {tokens.dtype} {tokens.shape}")
     if isinstance(tokens, Tracer) or not tokens.size:
@@ -605,9 +652,19 @@ def check_tokens(tokens: Any, vocabulary_size: int) -> None:
         )
 
 
+def _layers(cells: Any) -> tuple[Cell, ...]:
+    """The cells of a model's layers, one or several."""
+    layers = tuple(cells) if isinstance(cells, (list, tuple)) else (cells,)
+    if not layers:
+        raise ValueError("cells must hold at least one cell, got none")
+    for cell in layers:
+        arguments.cell("cells", cell)
+    return layers
+
+
 def _per_layer(name: str, rates: float | Sequence[float], layers: int) -> Sequence[float]:
-    if isinstance(rates, (int, float)):
-        return [rates] * layers
+    if not isinstance(rates, (list, tuple)):
+        return [arguments.rate(name, rates)] * layers
     if len(rates) != layers:
         raise ValueError(f"{name} must be one rate or one for each of {layers} layers, got {len(rates)}")
     return rates

@@ -1,11 +1,14 @@
 """RMSprop and Adam that take Keras 3's steps, number for number, as Optax transformations; frozen parameters."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from jaxseq import arguments
 
 
 def rmsprop(
@@ -19,8 +22,13 @@ def rmsprop(
       epsilon: ε, inside the root as in Keras 3 (Keras 2 had it outside).
     Returns:
       An Optax transformation.
+    Raises:
+      ValueError: a number is not finite, or outside its range; of an array of JAX only the shape is looked at.
     Source: Tieleman & Hinton 2012, lecture 6.5; defaults as in Keras.
     """
+    _check_learning_rate(learning_rate)
+    _check("decay", decay, "at least 0 and below 1", lambda found: 0 <= found < 1)
+    _check("epsilon", epsilon, "a finite number of at least 0", lambda found: 0 <= found < math.inf)
     return optax.rmsprop(learning_rate, decay=decay, eps=epsilon, eps_in_sqrt=True, initial_scale=0.0)
 
 
@@ -51,8 +59,14 @@ def adam(
       epsilon: ε.
     Returns:
       An Optax transformation.
+    Raises:
+      ValueError: a number is not finite, or outside its range; of an array of JAX only the shape is looked at.
     Source: Kingma & Ba 2015, arXiv:1412.6980, end of section 2; defaults as in Keras.
     """
+    _check_learning_rate(learning_rate)
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        _check(name, beta, "at least 0 and below 1", lambda found: 0 <= found < 1)
+    _check("epsilon", epsilon, "a finite number of at least 0", lambda found: 0 <= found < math.inf)
 
     def init(params: Any) -> AdamState:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -84,12 +98,31 @@ def freeze(optimizer: optax.GradientTransformation, modules: Sequence[str]) -> o
       modules: names in the parameters' outermost dictionary.
     Returns:
       An Optax transformation; its `init` raises ValueError where there is no module of such a name.
+    Raises:
+      ValueError: `optimizer` is none, or `modules` is no list.
     """
+    arguments.with_methods("optimizer", optimizer, ("init", "update"), "an Optax transformation")
+    arguments.instance("modules", modules, (list, tuple, set, frozenset), "a list of names")
 
     def labels(params: Any) -> Any:
+        arguments.mapping("params", params, "a dictionary of modules")
         for module in modules:
             if module not in params:
                 raise ValueError(f"modules must be names in the parameters {sorted(params)}, got {module!r}")
         return {name: "frozen" if name in modules else "trained" for name in params}
 
     return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
+def _check_learning_rate(learning_rate: Any) -> None:
+    if not callable(learning_rate):
+        rule = "a finite number above 0, or a schedule"
+        _check("learning_rate", learning_rate, rule, lambda found: 0 < found < math.inf)
+
+
+def _check(name: str, value: Any, rule: str, within: Callable[[float], bool]) -> None:
+    """Looks at a number's value, unless it is an array of JAX: `optax.inject_hyperparams` has it change."""
+    if not isinstance(value, jax.Array):
+        arguments.number(name, value, rule, within)
+    elif value.shape or not jnp.issubdtype(value.dtype, jnp.number):
+        raise ValueError(f"{name} must be {rule}, got {arguments.shown(value)}")

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxseq import deferral
+from jaxseq import arguments, deferral
 from jaxseq.calls import Call, Step, check_flags, check_state, prepare, where
 from jaxseq.cells import DropoutMasks
 from jaxseq.residuals import economical, scan_in_segments
@@ -109,12 +109,10 @@ def scan(
       ValueError: an argument has the wrong rank, width, dtype or name; the message says which.
     """
     call = prepare(cell, params, inputs, state, mask, resets, dropout_masks, reverse)
-    if isinstance(unroll, bool) or not isinstance(unroll, int) or unroll < 1:
-        raise ValueError(f"unroll must be an integer of at least 1, got {unroll!r}")
+    unroll = arguments.integer("unroll", unroll, at_least=1)
     dropout = call.dropout_masks is not None and call.dropout_masks.input is not None
     implementation = _choose(implementation, cell, call.steps.inputs.shape, dropout).implementation
-    if not isinstance(remat, bool):
-        raise ValueError(f"remat must be True or False, got {remat!r}")
+    remat = arguments.flag("remat", remat)
     if implementation == "unrolled" and unroll != 1:
         raise ValueError(f'unroll must be 1 with implementation="unrolled", got {unroll}')
     if remat and implementation == "unrolled":
@@ -177,7 +175,7 @@ def step(
     Raises:
       ValueError: as in `scan`.
     """
-    inputs = jnp.asarray(inputs)
+    inputs = arguments.array("inputs", inputs)
     if inputs.ndim < 1:
         raise ValueError(f"inputs must have shape [F] or [B, F], got {inputs.shape}")
     real, starts = (
@@ -225,12 +223,15 @@ def bidirectional(
     Source: Schuster & Paliwal 1997.
     """
     pair: Any = (cells, cells) if not isinstance(cells, tuple) or hasattr(cells, "_fields") else cells
-    arguments = {"cells": pair, "params": params, "state": state, "dropout_masks": dropout_masks}
-    for name, value in arguments.items():
-        if value is not None and (type(value) is not tuple or len(value) != 2):  # an LSTMState is no pair
+    if len(pair) == 2:
+        for name, cell in zip(("cells[0]", "cells[1]"), pair, strict=True):
+            arguments.cell("cells" if pair[0] is pair[1] else name, cell)
+    pairs = {"cells": pair, "params": params, "state": state, "dropout_masks": dropout_masks}
+    for name, value in pairs.items():
+        optional = name in ("state", "dropout_masks") and value is None
+        if not optional and (type(value) is not tuple or len(value) != 2):  # an LSTMState is no pair
             raise ValueError(f"{name} must be a pair (forward, backward), got {_size(value)}")
-    if merge not in MERGES:
-        raise ValueError(f"merge must be one of {MERGES}, got {merge!r}")
+    arguments.one_of("merge", merge, MERGES)
     states, outputs = [], []
     for direction in (0, 1):
         end, output = scan(
@@ -257,10 +258,13 @@ def merge_outputs(forward: Any, backward: Any, merge: str | None) -> Any:
     Raises:
       ValueError: `merge` is unknown.
     """
-    if merge not in MERGES:
-        raise ValueError(f"merge must be one of {MERGES}, got {merge!r}")
+    arguments.one_of("merge", merge, MERGES)
     if merge is None:
         return forward, backward
+    arguments.is_array("forward", forward)
+    arguments.is_array("backward", backward)
+    if forward.shape != backward.shape and (merge != "concatenate" or forward.shape[:-1] != backward.shape[:-1]):
+        raise ValueError(f"backward must have the shape of forward {forward.shape} to {merge}, got {backward.shape}")
     if merge == "concatenate":
         return jnp.concatenate([forward, backward], axis=-1)
     if merge == "multiply":
@@ -302,11 +306,12 @@ def stack(
     Raises:
       ValueError: as in `scan`; no cells; arguments of different lengths.
     """
+    arguments.instance("cells", cells, (list, tuple), "a list of cells")
     if not cells:
         raise ValueError("cells must hold at least one cell, got none")
     for name, value in (("params", params), ("state", state), ("dropout_masks", dropout_masks)):
-        if value is not None and len(value) != len(cells):
-            raise ValueError(f"{name} must have one entry for each of {len(cells)} cells, got {len(value)}")
+        if value is not None or name == "params":
+            _check_entries(name, value, len(cells))
     states, outputs = [], inputs
     for layer, cell in enumerate(cells):
         end, outputs = scan(
@@ -335,6 +340,7 @@ def state_output(cell: Cell, params: Any, state: Any) -> jax.Array:
     Raises:
       ValueError: the state is none of these.
     """
+    arguments.cell("cell", cell)
     if hasattr(cell, "output"):
         return cell.output(params, state)  # type: ignore[attr-defined]  # optional in the protocol
     if hasattr(state, "hidden"):
@@ -366,6 +372,9 @@ def explain(
     Raises:
       ValueError: `implementation` is unknown, or the shape has under two axes.
     """
+    arguments.cell("cell", cell)
+    dropout = arguments.flag("dropout", dropout)
+    inputs_shape = arguments.shape("inputs_shape", inputs_shape)
     if len(inputs_shape) < 2:
         raise ValueError(f"inputs_shape must be (T, F) or (T, B, F), got {inputs_shape}")
     return _choose(implementation, cell, inputs_shape, dropout)
@@ -402,8 +411,7 @@ def _choose(implementation: str | None, cell: Cell, shape: tuple[int, ...], drop
     """Picks an implementation, or takes the one that is forced."""
     if implementation is None:
         return _fastest(_platform(), shape, cell.hidden_size, dropout)
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation must be None or one of {IMPLEMENTATIONS}, got {implementation!r}")
+    arguments.one_of("implementation", implementation, IMPLEMENTATIONS, f"None or one of {IMPLEMENTATIONS}")
     return Choice(implementation, "forced by the caller")  # type: ignore[arg-type]  # just checked
 
 
@@ -434,6 +442,12 @@ def _platform() -> str:
     if device is None:
         return jax.default_backend()
     return device if isinstance(device, str) else device.platform
+
+
+def _check_entries(name: str, value: Any, count: int) -> None:
+    arguments.instance(name, value, (list, tuple), f"a list with one entry for each of {count} cells")
+    if len(value) != count:
+        raise ValueError(f"{name} must have one entry for each of {count} cells, got {len(value)}")
 
 
 def _size(value: Any) -> str:

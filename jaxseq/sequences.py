@@ -9,15 +9,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from jaxseq import arguments
+
 Side = Literal["pre", "post"]
 
 
 def _arrays(sequences: Iterable[Sequence[int]], maxlen: int | None, truncating: Side) -> list[np.ndarray]:
     """Each sequence as an array of at most `maxlen` entries: the last ones ("pre") or the first ("post")."""
-    if isinstance(sequences, str) or not isinstance(sequences, Iterable):
-        raise ValueError(f"sequences must be a list of sequences, got {type(sequences).__name__}")
-    if maxlen is not None and not (isinstance(maxlen, (int, np.integer)) and maxlen >= 1):
-        raise ValueError(f"maxlen must be None or an integer of at least 1, got {maxlen!r}")
+    _check_iterable(sequences)
+    maxlen = arguments.optional_integer("maxlen", maxlen, at_least=1)
     part = slice(None) if maxlen is None else slice(-maxlen, None) if truncating == "pre" else slice(maxlen)
     arrays = []
     for position, sequence in enumerate(sequences):
@@ -27,9 +27,16 @@ def _arrays(sequences: Iterable[Sequence[int]], maxlen: int | None, truncating: 
             arrays.append(np.asarray(sequence[part]))
         except ValueError as error:
             raise ValueError(f"sequences must have steps of one shape, got at {position}: {error}") from error
+        except (TypeError, KeyError):  # no list: a dictionary, a set
+            raise ValueError(f"sequences must hold sequences of numbers, got {sequence!r:.60} at {position}") from None
     if not arrays:
         raise ValueError("sequences must hold at least one sequence, got none")
     return arrays
+
+
+def _check_iterable(sequences: object) -> None:
+    if isinstance(sequences, str) or not isinstance(sequences, Iterable) or getattr(sequences, "shape", None) == ():
+        raise ValueError(f"sequences must be a list of sequences, got {type(sequences).__name__}")
 
 
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:
@@ -97,11 +104,10 @@ def pad_sequences(
       [[0, 1], [3, 4]]
     """
     for name, side in (("padding", padding), ("truncating", truncating)):
-        if side not in ("pre", "post"):
-            raise ValueError(f"{name} must be 'pre' or 'post', got {side!r}")
-    dtype = np.dtype(dtype)
-    if dtype.kind not in "biuf":
-        raise ValueError(f"dtype must be numeric, got {dtype}")
+        arguments.one_of(name, side, ("pre", "post"), "'pre' or 'post'")
+    dtype = arguments.numeric_dtype("dtype", dtype)
+    if np.ndim(value):
+        raise ValueError(f"value must be a single number, got {arguments.shown(value)}")
     _check_kept(np.asarray(value), dtype, "value")
     arrays = _arrays(sequences, maxlen, truncating)
     joined = _joined(arrays)
@@ -127,8 +133,8 @@ def sequence_lengths(sequences: Iterable[Sequence[int]], maxlen: int | None = No
     Raises:
       ValueError: `maxlen` is below 1 or an entry has no length.
     """
-    if maxlen is not None and maxlen < 1:
-        raise ValueError(f"maxlen must be None or at least 1, got {maxlen!r}")
+    _check_iterable(sequences)
+    maxlen = arguments.optional_integer("maxlen", maxlen, at_least=1)
     try:
         lengths = np.array([len(sequence) for sequence in sequences], np.int32)
     except TypeError as error:
@@ -175,18 +181,17 @@ def length_buckets(
       >>> [(b.padded_length, b.indices.tolist()) for b in length_buckets([3, 9, 4, 10], count=2)]
       [(4, [0, 2]), (10, [1, 3])]
     """
-    lengths = np.asarray(lengths)
+    lengths = arguments.host_array("lengths", lengths)
     if lengths.ndim != 1 or not lengths.size or lengths.dtype.kind not in "iu" or lengths.min() < 0:
         raise ValueError(f"lengths must be integers [N] of at least 0, N at least 1, got {lengths!r:.80}")
     if (boundaries is None) == (count is None):
         raise ValueError(f"boundaries or count must be given, not both, got {boundaries!r} and {count!r}")
-    if count is not None and not (isinstance(count, int) and count >= 1):
-        raise ValueError(f"count must be an integer of at least 1, got {count!r}")
-    limits = _least_padding(lengths, count) if count is not None else np.asarray(boundaries)
-    if limits.ndim != 1 or not limits.size or limits[0] < 1 or (np.diff(limits) <= 0).any():
-        raise ValueError(f"boundaries must ascend from at least 1, got {limits.tolist()}")
+    count = arguments.optional_integer("count", count, at_least=1)
+    limits = arguments.host_array("boundaries", boundaries) if count is None else _least_padding(lengths, count)
+    if limits.ndim != 1 or limits.dtype.kind not in "iu" or limits[:1].sum() < 1 or (np.diff(limits) <= 0).any():
+        raise ValueError(f"boundaries must be integers that ascend from at least 1, got {limits.tolist()!r:.80}")
     if limits[-1] < lengths.max():
-        raise ValueError(f"boundaries must reach the longest length, {lengths.max()}, got {limits.tolist()}")
+        raise ValueError(f"boundaries must reach the longest length, {lengths.max()}, got {limits.tolist()!r:.80}")
     bucket = np.searchsorted(limits, lengths)
     groups = ((int(limit), np.flatnonzero(bucket == number)) for number, limit in enumerate(limits))
     return [LengthBucket(limit, indices.astype(np.int32)) for limit, indices in groups if indices.size]
@@ -217,8 +222,7 @@ def _least_padding(lengths: np.ndarray, count: int) -> np.ndarray:
 
 def _indices(arrays: list[np.ndarray], size: int) -> np.ndarray:
     """All indices one after another, int64 [sum of lengths], each checked to be in [0, size)."""
-    if not (isinstance(size, (int, np.integer)) and size >= 1):
-        raise ValueError(f"size must be an integer of at least 1, got {size!r}")
+    size = arguments.integer("size", size, at_least=1)
     joined = _joined(arrays)
     if joined.ndim != 1 or joined.dtype.kind not in "iu":
         raise ValueError(f"sequences must hold integers, got {joined.dtype} of shape {joined.shape}")

@@ -10,15 +10,18 @@ W the width of a matrix of word indices (`num_words`, or one more than the numbe
 
 import hashlib
 import json
+import operator
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+
+from jaxseq import arguments
 
 KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 """The characters Keras turns into separators: all ASCII punctuation but the apostrophe, tab, line feed."""
@@ -45,8 +48,9 @@ def words(text: str, *, filters: str = KERAS_FILTERS, lower: bool = True, split:
       >>> words("The cat sat on the mat.")
       ['the', 'cat', 'sat', 'on', 'the', 'mat']
     """
-    if not isinstance(text, str):
-        raise ValueError(f"text must be a string, got {type(text).__name__}")
+    arguments.text("text", text)
+    arguments.text("filters", filters)
+    lower = arguments.flag("lower", lower)
     if not isinstance(split, str) or not split:
         raise ValueError(f"split must be a string of at least one character, got {split!r}")
     if lower:
@@ -99,10 +103,15 @@ class Tokenizer:
 
     def __post_init__(self) -> None:
         """Checks the settings and makes the counts read-only."""
-        if self.num_words is not None and not (isinstance(self.num_words, int) and self.num_words >= 2):
-            raise ValueError(f"num_words must be None or an integer of at least 2, got {self.num_words!r}")
-        if self.oov_token is not None and not isinstance(self.oov_token, str):
-            raise ValueError(f"oov_token must be None or a string, got {self.oov_token!r}")
+        object.__setattr__(self, "num_words", arguments.optional_integer("num_words", self.num_words, at_least=2))
+        if self.oov_token is not None:
+            arguments.text("oov_token", self.oov_token)
+        for name in ("filters", "split"):
+            arguments.text(name, getattr(self, name))
+        for name in ("lower", "char_level"):
+            arguments.flag(name, getattr(self, name))
+        for name in ("word_counts", "document_counts"):
+            arguments.mapping(name, getattr(self, name), "a mapping from word to count")
         if not self.word_counts:
             raise ValueError(f"texts must hold at least one word, got none in {self.document_count} texts")
         object.__setattr__(self, "word_counts", MappingProxyType(dict(self.word_counts)))
@@ -226,7 +235,11 @@ class Tokenizer:
         _check_texts(sequences, "sequences")
         texts = []
         for sequence in sequences:
-            found = (self._used_word.get(int(index), self.oov_token) for index in sequence)
+            try:
+                indices = [operator.index(index) for index in sequence]
+            except TypeError:
+                raise ValueError(f"sequences must hold lists of integers, got {sequence!r:.60}") from None
+            found = (self._used_word.get(index, self.oov_token) for index in indices)
             texts.append(" ".join(word for word in found if word is not None))
         return texts
 
@@ -252,14 +265,14 @@ class Tokenizer:
         Raises:
           ValueError: `mode` is none of the four, or an index is negative.
         """
-        if mode not in get_args(MatrixMode):
-            raise ValueError(f"mode must be one of {', '.join(get_args(MatrixMode))}, got {mode!r}")
+        arguments.one_of("mode", mode, get_args(MatrixMode), f"one of {', '.join(get_args(MatrixMode))}")
         _check_texts(sequences, "sequences")
-        rows = [np.asarray(sequence) if len(sequence) else np.zeros(0, int) for sequence in sequences]
+        rows = [arguments.host_array("sequences", sequence) for sequence in sequences]
+        rows = [row if row.size else np.zeros(0, int) for row in rows]
         matrix = np.zeros((len(rows), self.matrix_size), np.float32)
         for number, row in enumerate(rows):
-            if row.dtype.kind not in "iu" or (row.size and row.min() < 0):
-                raise ValueError(f"sequences must hold integers of at least 0, got {row} at {number}")
+            if row.dtype.kind not in "iu" or row.ndim != 1 or (row.size and row.min() < 0):
+                raise ValueError(f"sequences must hold integers of at least 0, got {row.tolist()!r:.60} at {number}")
             indices, counts = np.unique(row[row < self.matrix_size], return_counts=True)
             if mode == "binary":
                 matrix[number, indices] = 1
@@ -338,8 +351,8 @@ def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
     Raises:
       ValueError: `n` is below 1.
     """
-    if not (isinstance(n, int) and n >= 1):
-        raise ValueError(f"n must be an integer of at least 1, got {n!r}")
+    n = arguments.integer("n", n, at_least=1)
+    arguments.instance("tokens", tokens, (str, list, tuple), "a list of words, or a string")
     return list(zip(*(tokens[offset:] for offset in range(n)), strict=False))
 
 
@@ -361,8 +374,9 @@ def bag_of_ngrams(tokens: Sequence[str], n: int, *, separator: str = " ") -> Cou
       >>> sorted(bag_of_ngrams(["the", "cat", "sat"], 2))
       ['cat', 'cat sat', 'sat', 'the', 'the cat']
     """
-    if not (isinstance(n, int) and n >= 1):
-        raise ValueError(f"n must be an integer of at least 1, got {n!r}")
+    n = arguments.integer("n", n, at_least=1)
+    arguments.instance("tokens", tokens, (str, list, tuple), "a list of words, or a string")
+    arguments.text("separator", separator)
     return Counter(separator.join(run) for size in range(1, n + 1) for run in ngrams(tokens, size))
 
 
@@ -379,11 +393,23 @@ def encode_characters(text: str, *, alphabet: str = string.printable) -> list[in
     Raises:
       ValueError: a character is twice in `alphabet`.
     """
+    arguments.text("text", text)
+    arguments.text("alphabet", alphabet)
     index = {character: number for number, character in enumerate(alphabet, start=1)}
     if len(index) < len(alphabet):
         twice = Counter(alphabet).most_common(1)[0][0]
         raise ValueError(f"alphabet must hold each character once, got {twice!r} more than once")
     return [index.get(character, 0) for character in text]
+
+
+def text_words(text: str | Iterable[str], **settings: Any) -> list[str]:
+    """The words of a string, cut by `words`, or of a list as they are."""
+    if isinstance(text, str):
+        return words(text, **settings)
+    tokens = list(text) if isinstance(text, Iterable) else []
+    if not isinstance(text, Iterable) or not all(isinstance(token, str) for token in tokens):
+        raise ValueError(f"text must be a string or a list of words, got {arguments.shown(text)}")
+    return tokens
 
 
 def hash_words(
@@ -410,8 +436,7 @@ def hash_words(
     Raises:
       ValueError: `size` is below 2.
     """
-    if not (isinstance(size, int) and size >= 2):
-        raise ValueError(f"size must be an integer of at least 2, got {size!r}")
-    tokens = words(text, filters=filters, lower=lower, split=split) if isinstance(text, str) else text
+    size = arguments.integer("size", size, at_least=2)
+    tokens = text_words(text, filters=filters, lower=lower, split=split)
     digests = (hashlib.md5(token.encode(), usedforsecurity=False).digest() for token in tokens)
     return [int.from_bytes(digest, "big") % (size - 1) + 1 for digest in digests]

@@ -5,7 +5,6 @@ batch, T = lookback / step the steps of a window, F the features.
 """
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +14,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from jaxseq import arguments
 
 
 def chronological_split(
@@ -41,10 +42,13 @@ def chronological_split(
       >>> chronological_split(1000)
       (slice(0, 500, None), slice(500, 750, None), slice(750, 1000, None))
     """
-    length = _integer("length", length, at_least=1)
+    length = arguments.integer("length", length, at_least=1)
     if boundaries is None:
-        if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        arguments.instance("fractions", fractions, (list, tuple), "a list of shares")
+        if not fractions:
             raise ValueError(f"fractions must be in (0, 1], at least one, got {fractions}")
+        for fraction in fractions:
+            arguments.number("fractions", fraction, "in (0, 1]", lambda found: 0 < found <= 1)
         if math.fsum(fractions) > 1 + 1e-9:
             raise ValueError(f"fractions must sum to at most 1, got {math.fsum(fractions)}")
         # Halves go up, rounding errors too: to the even neighbour, as `round` does, a part of one row could vanish.
@@ -52,7 +56,8 @@ def chronological_split(
         edges = [0, *(min(math.floor(end + 0.5 + 1e-9), length) for end in ends)]
         rule, given = "fractions", fractions
     else:
-        edges = [0, *(_integer("boundaries", boundary, at_least=1) for boundary in boundaries), length]
+        arguments.instance("boundaries", boundaries, (list, tuple, np.ndarray), "a list of rows")
+        edges = [0, *(arguments.integer("boundaries", boundary, at_least=1) for boundary in boundaries), length]
         rule, given = "boundaries", boundaries
     if any(later <= earlier for earlier, later in zip(edges, edges[1:], strict=False)):
         raise ValueError(f"{rule} must leave at least one of {length} rows to every part, got {given}")
@@ -89,7 +94,7 @@ class Scaler(NamedTuple):
         Raises:
           ValueError: the series is not [rows, F] with at least one row, or a value is not finite.
         """
-        rows = np.asarray(series, np.float64)
+        rows = arguments.host_array("series", series, np.float64)
         if rows.ndim != 2 or not len(rows):
             raise ValueError(f"series must have shape [rows, F] with at least one row, got {rows.shape}")
         odd = np.argwhere(~np.isfinite(rows))
@@ -101,7 +106,7 @@ class Scaler(NamedTuple):
 
     def transform(self, series: ArrayLike) -> np.ndarray:
         """Scales a series [..., F]; computed in float64, float32 out."""
-        values = self._checked(series)
+        values = self._checked("series", series)
         return ((values - self.mean) / self.deviation).astype(np.float32)
 
     def inverse(self, values: ArrayLike, *, column: int | None = None) -> np.ndarray:
@@ -118,15 +123,15 @@ class Scaler(NamedTuple):
           ValueError: `values` does not end in F, or `column` is not one of the F features.
         """
         if column is None:
-            return (self._checked(values) * self.deviation + self.mean).astype(np.float32)
+            return (self._checked("values", values) * self.deviation + self.mean).astype(np.float32)
         column = _column("column", column, len(self.mean))
-        units = np.asarray(values, np.float64) * self.deviation[column] + self.mean[column]
+        units = arguments.host_array("values", values, np.float64) * self.deviation[column] + self.mean[column]
         return units.astype(np.float32)
 
-    def _checked(self, series: ArrayLike) -> np.ndarray:
-        values = np.asarray(series, np.float64)
+    def _checked(self, name: str, series: ArrayLike) -> np.ndarray:
+        values = arguments.host_array(name, series, np.float64)
         if values.shape[-1:] != self.mean.shape:
-            raise ValueError(f"series must have shape [..., {len(self.mean)}], got {values.shape}")
+            raise ValueError(f"{name} must have shape [..., {len(self.mean)}], got {values.shape}")
         return values
 
 
@@ -161,7 +166,7 @@ class Windows:
     def __post_init__(self) -> None:
         """Checks the counts."""
         for name, least in (("lookback", 1), ("delay", 0), ("step", 1), ("target", 0)):
-            object.__setattr__(self, name, _integer(name, getattr(self, name), at_least=least))
+            object.__setattr__(self, name, arguments.integer(name, getattr(self, name), at_least=least))
         if self.lookback % self.step:
             raise ValueError(f"lookback must be a multiple of step ({self.step}), got {self.lookback}")
 
@@ -193,9 +198,10 @@ class Windows:
         Raises:
           ValueError: the part is too short for one window, or reaches beyond the series.
         """
-        start = _integer("start", start, at_least=0)
+        start = arguments.integer("start", start, at_least=0)
         if length is not None:
-            length = _integer("length", length, at_least=1)
+            length = arguments.integer("length", length, at_least=1)
+        stop = arguments.optional_integer("stop", stop)
         if stop is None:
             if length is None:
                 raise ValueError("length must be given where stop is None, got None")
@@ -232,11 +238,11 @@ class Windows:
           ValueError: the part does not fill one batch, or see `rows`.
         """
         rows = self.rows(start, stop, length=length)
-        batch_size = _integer("batch_size", batch_size, at_least=1)
+        batch_size = arguments.integer("batch_size", batch_size, at_least=1)
         if len(rows) < batch_size:
             raise ValueError(f"batch_size must be at most the part's {len(rows)} rows, got {batch_size}")
         full = max((len(rows) - 1) // batch_size, 1)
-        steps = full if steps is None else _integer("steps", steps, at_least=1)
+        steps = full if steps is None else arguments.integer("steps", steps, at_least=1)
         return rows[: full * batch_size].reshape(full, batch_size)[np.arange(steps) % full]
 
     def take(self, series: ArrayLike, rows: ArrayLike, *, time_major: bool = False) -> tuple[jax.Array, jax.Array]:
@@ -254,6 +260,7 @@ class Windows:
           ValueError: the series is not float [length, F], rows are not integers, or a window or target lies
             outside. Rows that jit traces cannot be checked: what lies outside then is NaN.
         """
+        time_major = arguments.flag("time_major", time_major)
         series, rows = self._checked(series, rows)
         offsets = jnp.arange(-self.lookback, 0, self.step, dtype=jnp.int32)
         if time_major:
@@ -276,14 +283,14 @@ class Windows:
         return series.at[rows, self.target].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
     def _checked(self, series: ArrayLike, rows: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        series = jnp.asarray(series)
+        series = arguments.array("series", series)
         if series.ndim != 2 or not jnp.issubdtype(series.dtype, jnp.floating):
             raise ValueError(f"series must be float [length, F], got {series.dtype} {series.shape}")
         _column("target", self.target, series.shape[1])
         if isinstance(rows, jax.core.Tracer):
             concrete, dtype = np.zeros(0, np.int32), rows.dtype
         else:
-            concrete = np.asarray(rows)
+            concrete = arguments.host_array("rows", rows)
             dtype = concrete.dtype
         if not jnp.issubdtype(dtype, jnp.integer):
             raise ValueError(f"rows must be integers, got {dtype}")
@@ -294,18 +301,8 @@ class Windows:
         return series, jnp.asarray(rows, jnp.int32)
 
 
-def _integer(name: str, value: int, *, at_least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be an integer, got {value!r}") from None
-    if number < at_least:
-        raise ValueError(f"{name} must be at least {at_least}, got {number}")
-    return number
-
-
 def _column(name: str, column: int, count: int) -> int:
-    column = _integer(name, column, at_least=0)
+    column = arguments.integer(name, column, at_least=0)
     if column >= count:
         raise ValueError(f"{name} must be one of the {count} columns, from 0, got {column}")
     return column

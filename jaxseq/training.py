@@ -17,7 +17,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from jaxseq import checkpoints
+from jaxseq import arguments, checkpoints
 from jaxseq.epochs import (
     Examples,
     Task,
@@ -50,7 +50,16 @@ class Fit(NamedTuple):
 
 
 def select(tree: Any, seed: int) -> Any:
-    """One seed's part of a tree whose leaves are [S, ...]."""
+    """One seed's part of a tree whose leaves are [S, ...].
+
+    Raises:
+      ValueError: `seed` is none of 0 … S − 1.
+    """
+    seed = arguments.integer("seed", seed)
+    for leaf in jax.tree.leaves(tree):
+        arguments.is_array("tree's leaves", leaf)
+        if not leaf.ndim or seed >= len(leaf):
+            raise ValueError(f"seed must be one of tree's leading axis, in shape {leaf.shape}, got {seed}")
     return jax.tree.map(lambda leaf: leaf[seed], tree)
 
 
@@ -107,17 +116,28 @@ def fit(
       Interrupted: SIGINT or SIGTERM came; the run was saved if it has a directory.
     """
     seed_list = _check_seeds(seeds)
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    _check_task(task)
+    _check_data("train", train)
+    if validation is not None:
+        _check_data("validation", validation)
+    arguments.with_methods("optimizer", optimizer, ("init", "update"), "an Optax transformation")
+    epochs = arguments.integer("epochs", epochs, at_least=1)
+    batch_size = arguments.integer("batch_size", batch_size, at_least=1)
+    patience = arguments.optional_integer("patience", patience, at_least=1)
+    arguments.number("save_every", save_every, "a number of seconds of at least 0", lambda found: found >= 0)
+    for name, value in (("maximize", maximize), ("resume", resume)):
+        arguments.flag(name, value)
+    if progress is not None:
+        arguments.flag("progress", progress)
+    if pretrained is not None:
+        arguments.function("pretrained", pretrained)
+    if directory is not None:
+        directory = arguments.path("directory", directory)
+    arguments.text("monitor", monitor)
     if monitor != "loss" and monitor not in task.metrics:
         raise ValueError(f'monitor must be "loss" or one of {sorted(task.metrics)}, got {monitor!r}')
     if resume and directory is None:
         raise ValueError("resume needs a directory to resume from, got directory=None")
-    for name, data in (("train", train), ("validation", validation)):
-        if data is not None and not len(data.rows):
-            raise ValueError(f"{name} must hold at least one example, got an empty set")
-
     for data in (train, validation):
         check_inputs(task.model, data)
 
@@ -143,8 +163,8 @@ def fit(
         if directory is not None:
             held.enter_context(checkpoints.exclusive(directory))
         if directory is not None and resume:
-            run = _resume(Path(directory), run, settings)
-        elif directory is not None and checkpoints.steps(Path(directory) / "latest"):
+            run = _resume(directory, run, settings)
+        elif directory is not None and checkpoints.steps(directory / "latest"):
             raise ValueError(f"directory must hold no checkpoints unless resume=True, got {directory}")
         run = dataclasses.replace(run, **jax.device_put(run.arrays(), replicated))
 
@@ -195,7 +215,7 @@ def fit(
             if directory is not None and (interrupted or done or (run.position == 0 and now - last_save >= save_every)):
                 run.seconds += now - clock
                 clock = now
-                _save(Path(directory), run, settings)
+                _save(directory, run, settings)
                 last_save = time.monotonic()
             if interrupted:
                 raise Interrupted(interrupted[0], directory)
@@ -222,11 +242,14 @@ def evaluate(
     Returns:
       {"loss": float [S], metric: float [S], …}.
     Raises:
-      ValueError: there are no examples.
+      ValueError: there are no examples, `params` are another model's or lack the axis S, or another argument is not
+        as above.
     """
-    if not len(data.rows):
-        raise ValueError("data must hold at least one example, got an empty set")
+    _check_task(task)
+    _check_data("data", data)
+    batch_size = arguments.integer("batch_size", batch_size, at_least=1)
     check_inputs(task.model, data)
+    _check_params(task.model, params, data.one_input, seeds=True)
     mesh = make_mesh(devices)
     replicated = NamedSharding(mesh, PartitionSpec())
     run = make_evaluation(task, data, batch_size, mesh)
@@ -244,10 +267,14 @@ def predict(model: Any, params: Any, inputs: Any, *, batch_size: int = 128) -> n
     Returns:
       The predictions [N, ...].
     Raises:
-      ValueError: there are no inputs.
+      ValueError: there are no inputs, or `params` are another model's.
     """
-    data = examples(inputs, np.zeros(len(jax.tree.leaves(inputs)[0]), np.float32))
+    arguments.model("model", model)
+    batch_size = arguments.integer("batch_size", batch_size, at_least=1)
+    counts = [np.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)]
+    data = examples(inputs, np.zeros(counts[0] if counts else 0, np.float32))
     check_inputs(model, data)
+    _check_params(model, params, data.one_input)
     rows = cut_batches(jnp.asarray(data.rows), batch_size, 1)[0]
     arrays = jax.tree.map(jnp.asarray, data.arrays[0])
 
@@ -271,13 +298,15 @@ def restore_best(directory: str | Path, model: Any, one_input: Any) -> Any:
     Raises:
       ValueError: there is no intact checkpoint in `directory`, or it holds another model's parameters.
     """
-    latest = checkpoints.find_intact(Path(directory) / "latest")
+    directory = arguments.path("directory", directory)
+    arguments.model("model", model)
+    latest = checkpoints.find_intact(directory / "latest")
     if latest is None:
         raise ValueError(f"directory must hold a checkpoint written by fit, got {directory} with none that is intact")
     seeds = len(checkpoints.read_metadata(latest)["settings"]["seeds"])
     shapes = jax.eval_shape(functools.partial(initialize, model, one_input, optax.identity()), 0).params
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((seeds, *leaf.shape), leaf.dtype), shapes)
-    restored = checkpoints.restore(Path(directory) / "best", target)
+    restored = checkpoints.restore(directory / "best", target)
     if restored is None:
         raise ValueError(f"directory must hold best parameters, got {directory} with none that are intact")
     return restored.tree
@@ -372,14 +401,41 @@ def _check_finite(loss: np.ndarray, run: _Run, directory: str | Path | None) -> 
 
 
 def _check_seeds(seeds: int | Sequence[int]) -> list[int]:
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
+    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
         if seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {seeds}")
         return list(range(seeds))
-    listed = [int(seed) for seed in seeds]  # type: ignore[union-attr]
-    if not listed or min(listed) < 0 or len(set(listed)) != len(listed):
+    arguments.instance("seeds", seeds, (Sequence, np.ndarray), "a number of seeds, or a list of them")
+    listed = [arguments.integer("seeds", seed) for seed in seeds]  # type: ignore[union-attr]
+    if not listed or len(set(listed)) != len(listed):
         raise ValueError(f"seeds must be at least one, different and not negative, got {listed}")
     return listed
+
+
+def _check_task(task: Any) -> None:
+    arguments.instance("task", task, Task, "a jaxseq.Task")
+
+
+def _check_data(name: str, data: Any) -> None:
+    arguments.instance(name, data, Examples, "Examples, as of jaxseq.examples")
+    if not len(data.rows):
+        raise ValueError(f"{name} must hold at least one example, got an empty set")
+
+
+def _check_params(model: Any, params: Any, one_input: Any, *, seeds: bool = False) -> None:
+    """Raises ValueError unless parameters, of one seed or several, have the names and shapes that the model draws."""
+    drawn = jax.eval_shape(functools.partial(initialize, model, one_input, optax.identity()), 0).params
+    wanted, found = arguments.leaf_shapes(drawn), arguments.leaf_shapes(params)
+    missing = [name for name in wanted if name not in found]  # of more parameters than it needs a model takes its own
+    if missing:
+        raise ValueError(
+            f"params must hold {', '.join(missing):.120}, as the model draws them, got {arguments.shown(params)}"
+        )
+    leading = next(iter(found.values()), ())[:1] or (0,)  # S
+    for name, shape in wanted.items():
+        if found[name] != ((*leading, *shape) if seeds else shape):
+            axis = " behind an axis of seeds" if seeds else ""
+            raise ValueError(f"params{name} must have shape {shape}{axis}, as the model draws it, got {found[name]}")
 
 
 def _checksum(*parts: Examples | None) -> str:

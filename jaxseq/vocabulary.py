@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
-from jaxseq.text import words as split_words
+import numpy as np
+
+from jaxseq import arguments
+from jaxseq.text import text_words
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         """Checks that the special words stand where they must and that no word has two indices."""
+        arguments.instance("words", self.words, tuple, "a tuple of words")
+        for word in self.words:
+            if not isinstance(word, str):
+                raise ValueError(f"words must be strings, got {word!r:.60}")
         if self.words[:3] != (self.padding, self.start, self.unknown):
             raise ValueError(f"words must begin with padding, start and unknown, got {self.words[:3]}")
         used = [word for word in self.words if word != self.UNUSED]
@@ -68,10 +75,14 @@ class Vocabulary:
           ValueError: a rank is below 1 or given twice, a special word is in `word_index`, or `index_from` or
             `num_words` is too small.
         """
-        if not (isinstance(index_from, int) and index_from >= 2):
-            raise ValueError(f"index_from must be an integer of at least 2, got {index_from!r}")
-        if num_words is not None and not (isinstance(num_words, int) and num_words > index_from):
+        arguments.mapping("word_index", word_index, "a mapping from word to rank")
+        index_from = arguments.integer("index_from", index_from, at_least=2)
+        num_words = arguments.optional_integer("num_words", num_words)
+        if num_words is not None and num_words <= index_from:
             raise ValueError(f"num_words must be None or above index_from ({index_from}), got {num_words!r}")
+        odd = next((rank for rank in word_index.values() if not isinstance(rank, int | np.integer)), None)
+        if odd is not None:
+            raise ValueError(f"word_index must hold ranks that are integers, got {odd!r:.60}")
         size = index_from + 1 + max(word_index.values(), default=0)
         size = size if num_words is None else min(size, num_words)
         listed = [padding, start, unknown] + [cls.UNUSED] * (size - 3)
@@ -99,7 +110,7 @@ class Vocabulary:
         Raises:
           ValueError: the index is not one of this vocabulary.
         """
-        if not 0 <= index < len(self.words):
+        if arguments.integer("index", index) >= len(self.words):
             raise ValueError(f"index must be in [0, {len(self.words)}), got {index}")
         return self.words[index]
 
@@ -109,7 +120,7 @@ class Vocabulary:
         Raises:
           ValueError: the word is not in this vocabulary.
         """
-        if word not in self._indices:
+        if arguments.text("word", word) not in self._indices:
             raise ValueError(f"word must be one of the vocabulary's {len(self.words)}, got {word!r}")
         return self._indices[word]
 
@@ -123,7 +134,8 @@ class Vocabulary:
         Returns:
           The indices; that of the unknown word for words outside the vocabulary.
         """
-        tokens = split_words(text) if isinstance(text, str) else text
+        tokens = text_words(text)
+        arguments.flag("start", start)
         unknown = self._indices[self.unknown]
         first = [self._indices[self.start]] if start else []
         return first + [self._indices.get(token, unknown) for token in tokens]
@@ -138,5 +150,6 @@ class Vocabulary:
         Raises:
           ValueError: an index is not one of this vocabulary.
         """
+        arguments.flag("special", special)
         left_out = () if special else (self.padding, self.start)
         return " ".join(word for word in map(self.word, sequence) if word not in left_out)

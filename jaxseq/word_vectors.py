@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxseq import arguments
+
 
 class Neighbour(NamedTuple):
     """A row of an embedding and the cosine of its angle to what was asked for."""
@@ -39,20 +41,24 @@ def nearest(
     Raises:
       ValueError: `query` is outside the matrix, of another size or zero, or `k` is below 1.
     """
-    matrix = np.asarray(matrix)
+    matrix = arguments.host_array("matrix", matrix)
     if matrix.ndim != 2:
         raise ValueError(f"matrix must have shape [V, D], got {matrix.shape}")
-    if not (isinstance(k, int) and k >= 1):
-        raise ValueError(f"k must be an integer of at least 1, got {k!r}")
-    left_out = list(exclude)
-    if isinstance(query, (int, np.integer)):
+    k = arguments.integer("k", k, at_least=1)
+    arguments.instance("exclude", exclude, (list, tuple, set, frozenset, range, np.ndarray), "a list of rows")
+    left_out = [arguments.integer("exclude", row) for row in exclude]
+    if any(row >= len(matrix) for row in left_out):
+        raise ValueError(f"exclude must hold rows in [0, {len(matrix)}), got {max(left_out)}")
+    if isinstance(query, (int, np.integer)) and not isinstance(query, bool):
         if not 0 <= query < len(matrix):
             raise ValueError(f"query must be an index in [0, {len(matrix)}), got {query}")
         left_out.append(int(query))
         query = matrix[query]
-    query = np.asarray(query)
+    query = arguments.host_array("query", query)
     if query.shape != matrix.shape[1:]:
         raise ValueError(f"query must have shape {matrix.shape[1:]}, got {query.shape}")
+    if not np.isfinite(query).all():
+        raise ValueError(f"query must be finite, got {query[~np.isfinite(query)][0]}")
     if not query.any():
         raise ValueError("query must have a direction, got a vector of zeros")
     lengths = np.linalg.norm(matrix, axis=1)
@@ -83,6 +89,8 @@ class WordVectors(Mapping[str, np.ndarray]):
 
     def __post_init__(self) -> None:
         """Checks that words and rows match."""
+        arguments.is_array("matrix", self.matrix)
+        arguments.instance("words", self.words, tuple, "a tuple of words")
         if self.matrix.ndim != 2 or len(self.matrix) != len(self.words):
             raise ValueError(f"matrix must have shape [{len(self.words)}, D], got {self.matrix.shape}")
         if len(self._rows) < len(self.words):
@@ -159,7 +167,7 @@ class WordVectors(Mapping[str, np.ndarray]):
         return [(self.words[row], similarity) for row, similarity in found]
 
     def _row(self, word: str) -> int:
-        if word not in self._rows:
+        if arguments.text("word", word) not in self._rows:
             raise ValueError(f"word must be one of the {len(self.words)} with a vector, got {word!r}")
         return self._rows[word]
 
@@ -183,6 +191,9 @@ def read_word_vectors(path: str | PathLike[str], *, words: Iterable[str] | None 
         off; the message names file and line.
       OSError: there is no such file.
     """
+    arguments.path("path", path)
+    if words is not None and not isinstance(words, Iterable):
+        raise ValueError(f"words must be a collection of words, got {words!r}")
     if isinstance(words, str):
         raise ValueError(f"words must be a collection of words, got one string, {words!r}")
     wanted = None if words is None else frozenset(words)
@@ -306,13 +317,17 @@ def embedding_matrix(
       ValueError: an index is negative or belongs to two words, the vectors differ in shape or there are none,
         or no word has an index in [1, size).
     """
-    if not (isinstance(size, (int, np.integer)) and size >= 2):
-        raise ValueError(f"size must be an integer of at least 2, got {size!r}")
+    size = arguments.integer("size", size, at_least=2)
+    examples = arguments.integer("examples", examples)
+    arguments.mapping("word_index", word_index, "a mapping from word to index")
+    arguments.mapping("vectors", vectors, "a mapping from word to vector")
+    if counts is not None:
+        arguments.mapping("counts", counts, "a mapping from word to count")
     if not len(vectors):
         raise ValueError("vectors must hold at least one vector, got none")
     asked: dict[int, str] = {}
     for word, index in word_index.items():
-        if index < 0:
+        if not isinstance(index, int | np.integer) or index < 0:
             raise ValueError(f"word_index must hold indices of at least 0, got {index} for {word!r}")
         if 1 <= index < size and asked.setdefault(index, word) != word:
             raise ValueError(f"word_index must have an index for each word alone, got {index} for {word!r}")
@@ -331,7 +346,7 @@ def embedding_matrix(
             continue
         if np.shape(vector) != shape:
             raise ValueError(f"vectors must all have shape {shape}, got {np.shape(vector)} for {word!r}")
-        matrix[index] = vector
+        matrix[index] = arguments.host_array("vectors", vector)
         found.append(word)
     token_fraction = None
     if counts is not None:

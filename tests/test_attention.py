@@ -260,7 +260,7 @@ def test_attention_reverses_what_a_bottleneck_cannot_hold():
     [
         (lambda: attend(np.zeros((B, T, 3))), "queries must be as wide as keys \\(5\\).*got 3"),
         (lambda: attend(np.zeros((2, T, H))), "same leading axes"),
-        (lambda: attend(np.zeros(H)), "same leading axes"),
+        (lambda: attend(np.zeros(H)), "queries must have two axes or more"),
         (lambda: attend(values=np.zeros((B, 2, H))), "values must have one entry for each of the keys"),
         (lambda: attend(mask=np.ones((B, T), bool)), r"mask must be bool \(3, 6\), got bool \(3, 4\)"),
         (lambda: attend(mask=np.ones((B, S))), "mask must be bool.*got float64"),
@@ -269,7 +269,7 @@ def test_attention_reverses_what_a_bottleneck_cannot_hold():
             "score must be one of dot, general, additive, got 'cosine'",
         ),
         (lambda: jaxseq.AttentionPooling().init(jax.random.key(0), np.zeros((S, H))), "must have three axes"),
-        (lambda: encoder_decoder("luong").init(jax.random.key(0), TOKENS, TARGETS), "score must be one of"),
+        (lambda: encoder_decoder("luong").init(jax.random.key(0), TOKENS, TARGETS), "attention must be None or one of"),
         (
             lambda: encoder_decoder(None).apply({"params": {}}, TOKENS, TARGETS, method="attention_weights"),
             "attention must be set",

@@ -245,7 +245,7 @@ def test_a_convolution_is_products_on_a_cpu():
         (lambda: classifier(cells=()).init(KEY, TOKENS), "cells must hold at least one"),
         (lambda: classifier(dropout=(0.1, 0.2)).init(KEY, TOKENS), "dropout must be one rate or one for each of 1"),
         (lambda: classifier(dropout=1.0).init(KEY, TOKENS, train=True), "dropout must be at least 0 and below 1"),
-        (lambda: decode(max_steps=0), "max_steps must be at least 1"),
+        (lambda: decode(max_steps=0), "max_steps must be an integer of at least 1"),
     ],
 )
 def test_what_a_user_can_get_wrong_is_named(call, words):

@@ -59,7 +59,7 @@ SCAN = [
     (dict(dropout_masks=lambda: masks((1, B, F))), r"^dropout_masks.input .*got \(1, 3, 2\)$"),
     (dict(dropout_masks=lambda: masks(recurrent=(4, 5))), r"^dropout_masks.recurrent .*got \(4, 5\)$"),
     (dict(dropout_masks=lambda: tuple(masks())), "^dropout_masks must be a DropoutMasks, got tuple$"),
-    (dict(cell=jaxseq.LSTM(6)), "^drive must have 4 x 6 values on the last axis, got shape"),
+    (dict(cell=jaxseq.LSTM(6)), r"^params.w_input must have shape \(2, 24\), as LSTM.init draws it, got \(2, 20\)$"),
 ]
 
 

@@ -212,7 +212,7 @@ def test_characters_outside_the_alphabet_are_zero():
 @pytest.mark.parametrize(
     ("call", "named", "value"),
     [
-        (lambda: words(7), "text", "int"),
+        (lambda: words(7), "text", "7"),
         (lambda: words("a", split=""), "split", "''"),
         (lambda: Tokenizer.fit("one text"), "texts", "one string"),
         (lambda: Tokenizer.fit([]), "texts", "0 texts"),

@@ -41,6 +41,6 @@ def activation(activation: Activation) -> Callable[[jax.Array], jax.Array]:
     """
     if callable(activation):
         return activation
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(f"activation must be a function or one of {sorted(ACTIVATIONS)}, got {activation!r}")
     return ACTIVATIONS[activation]

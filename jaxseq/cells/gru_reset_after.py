@@ -10,7 +10,7 @@ from jaxseq.cells.activations import Activation, activation
 from jaxseq.cells.gru import GRUState
 from jaxseq.cells.initializers import Initializer, draw
 from jaxseq.cells.products import DropoutMasks, check_drive, gate_product
-from jaxseq.cells.settings import check_settings, describe
+from jaxseq.cells.settings import check_init, check_settings, describe
 
 
 class GRUResetAfterParams(NamedTuple):
@@ -61,6 +61,7 @@ class GRUResetAfter:
 
     def init(self, key: jax.Array, input_size: int) -> GRUResetAfterParams:
         """Draws parameters for inputs of `input_size` features."""
+        check_init(key, input_size)
         keys = jax.random.split(key, 4)
         size, dtype = self.hidden_size, jnp.dtype(self.param_dtype)
         return GRUResetAfterParams(

@@ -34,7 +34,7 @@ def initializer(initializer: Initializer) -> Callable[..., Any]:
     """
     if callable(initializer):
         return initializer
-    if initializer not in INITIALIZERS:
+    if not isinstance(initializer, str) or initializer not in INITIALIZERS:
         raise ValueError(f"initializer must be a function or one of {sorted(INITIALIZERS)}, got {initializer!r}")
     return INITIALIZERS[initializer]
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxseq import arguments
+
 
 class LearnedStateParams(NamedTuple):
     """Parameters of `LearnedState`: the wrapped cell's, and the state that a sequence starts from."""
@@ -25,6 +27,10 @@ class LearnedState:
     """
 
     cell: Any
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless `cell` is a cell."""
+        arguments.cell("cell", self.cell)
 
     @property
     def hidden_size(self) -> int:

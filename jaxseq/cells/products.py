@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import get_opaque_trace_state
+
+from jaxseq import arguments
 
 Multiply = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
 
@@ -57,13 +60,29 @@ def gate_product(values: jax.Array, weights: jax.Array, mask: jax.Array | None, 
     Returns:
       float [..., G·H].
     Raises:
-      ValueError: `values` does not end in F.
+      ValueError: `values` does not end in F, or `mask` does not fit to it.
     """
-    if values.shape[-1] != weights.shape[0]:
+    arguments.is_array(name, values)
+    arguments.is_array("weights", weights)
+    if weights.ndim != 2:
+        raise ValueError(f"weights must have shape [F, G·H], got {weights.shape}")
+    if values.shape[-1:] != weights.shape[:1]:
         raise ValueError(f"{name} must have {weights.shape[0]} features on the last axis, got shape {values.shape}")
+    if mask is not None:
+        _check_mask(mask, values.shape, weights.shape[1])
     if _through.multiply is None or _through.trace != get_opaque_trace_state():
         return product(values, weights, mask)
     return _through.multiply(values, weights, mask)
+
+
+def _check_mask(mask: Any, shape: tuple[int, ...], width: int) -> None:
+    arguments.is_array("mask", mask)
+    try:  # a mask of one vector serves a batch too
+        fits = np.broadcast_shapes(mask.shape[1:], shape) == shape and bool(mask.ndim) and width % mask.shape[0] == 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"mask must have shape [G, ...] where G divides {width} and ... is {shape}, got {mask.shape}")
 
 
 def product(values: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -2,12 +2,10 @@
 
 import dataclasses
 import json
-import numbers
 from collections.abc import Iterable
 from typing import Any
 
-import jax.numpy as jnp
-
+from jaxseq import arguments
 from jaxseq.cells.activations import activation
 from jaxseq.cells.initializers import initializer
 
@@ -16,20 +14,21 @@ def check_settings(cell: Any) -> None:
     """Checks a cell's fields by their names and replaces dtypes by their names; for `__post_init__`.
 
     Raises:
-      ValueError: `hidden_size` is no positive integer, or an activation, initialiser or dtype is unknown.
+      ValueError: `hidden_size` is no positive integer, a bias is no finite number, or an activation, initialiser or
+        dtype is unknown.
     """
     for field in dataclasses.fields(cell):
         value = getattr(cell, field.name)
         if field.name == "hidden_size":
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"hidden_size must be an integer of at least 1, got {value!r}")
-            object.__setattr__(cell, field.name, int(value))  # NumPy's too
+            object.__setattr__(cell, field.name, arguments.integer(field.name, value, at_least=1))
         elif field.name.endswith("activation"):
             _name_the_field(field.name, activation, value)
         elif field.name.endswith("initializer"):
             _name_the_field(field.name, initializer, value)
         elif field.name.endswith("dtype") and not (field.name == "dtype" and value is None):
-            object.__setattr__(cell, field.name, _float_name(field.name, value))
+            object.__setattr__(cell, field.name, arguments.float_dtype(field.name, value).name)
+        elif field.name.endswith("bias"):
+            arguments.number(field.name, value, "a finite number")
 
 
 def _name_the_field(name: str, look_up: Any, value: Any) -> None:
@@ -39,14 +38,14 @@ def _name_the_field(name: str, look_up: Any, value: Any) -> None:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _float_name(name: str, dtype: Any) -> str:
-    try:
-        found = None if dtype is None else jnp.dtype(dtype)  # NumPy's dtype(None) is float64
-    except TypeError:
-        found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating):
-        raise ValueError(f"{name} must be a floating-point dtype, got {dtype!r}")
-    return found.name
+def check_init(key: Any, input_size: Any) -> None:
+    """Checks what every cell's `init` takes.
+
+    Raises:
+      ValueError: `key` is no random key, or `input_size` no positive integer.
+    """
+    arguments.key("key", key)
+    arguments.integer("input_size", input_size, at_least=1)
 
 
 def describe(self: Any) -> str:
@@ -87,12 +86,18 @@ def from_json(text: str, cells: Iterable[type]) -> Any:
       ValueError: the text names none of `cells`, or fields that its class does not have.
     """
     classes = {cell.__name__: cell for cell in cells}
-    return _from_fields(json.loads(text), classes)
-
-
-def _from_fields(fields: Any, classes: dict[str, type]) -> Any:
+    try:
+        fields = json.loads(arguments.text("text", text))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"text must be a cell's JSON, as of cell_to_json, got {arguments.shown(text)} ({error})"
+        ) from None
     if not isinstance(fields, dict):
-        raise ValueError(f"a cell must be written as a JSON object, got {fields!r}")
+        raise ValueError(f"text must be written as a JSON object, got {arguments.shown(fields)}")
+    return _from_fields(fields, classes)
+
+
+def _from_fields(fields: dict[str, Any], classes: dict[str, type]) -> Any:
     fields = dict(fields)
     name = fields.pop("type", None)
     if not isinstance(name, str) or name not in classes:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxseq.cells.activations import Activation, activation
 from jaxseq.cells.initializers import Initializer, draw
 from jaxseq.cells.products import DropoutMasks, check_drive, gate_product
-from jaxseq.cells.settings import check_settings, describe
+from jaxseq.cells.settings import check_init, check_settings, describe
 
 
 class SimpleRNNParams(NamedTuple):
@@ -56,6 +56,7 @@ class SimpleRNN:
 
     def init(self, key: jax.Array, input_size: int) -> SimpleRNNParams:
         """Draws parameters for inputs of `input_size` features."""
+        check_init(key, input_size)
         input_key, recurrent_key, bias_key = jax.random.split(key, 3)
         size, dtype = self.hidden_size, jnp.dtype(self.param_dtype)
         return SimpleRNNParams(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxseq import arguments
 from jaxseq.datasets.arrays import Ragged
 from jaxseq.datasets.files import Source
 from jaxseq.datasets.fra_eng import SentencePairs
@@ -39,11 +40,6 @@ _TOPIC_COUNTS = (
 
 def _source(name: str) -> Source:
     return Source("synthetic", name)
-
-
-def _check_count(name: str, value: int, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 # Words. Rank r (1 = most frequent) has one spelling and, one rank in ten, a feeling: the same in the reviews
@@ -125,8 +121,8 @@ def imdb(
     """
     options = WordOptions(num_words, skip_top, maxlen, seed, start, out_of_vocabulary, index_from)
     options.check()
-    _check_count("examples", examples, 2)
-    _check_count("mean_length", mean_length)
+    arguments.integer("examples", examples, at_least=2)
+    arguments.integer("mean_length", mean_length, at_least=1)
     parts = [_review_ranks(rng, examples, mean_length) for _ in range(2)]
     return arrange_imdb(parts, options, _source("imdb"))
 
@@ -146,8 +142,8 @@ def imdb_texts(rng: np.random.Generator, examples: int = 2_000, *, mean_length: 
     Returns:
       ImdbTexts.
     """
-    _check_count("examples", examples, 2)
-    _check_count("mean_length", mean_length)
+    arguments.integer("examples", examples, at_least=2)
+    arguments.integer("mean_length", mean_length, at_least=1)
     vocabulary = np.array(_vocabulary(), object)
     parts: list = []
     for _ in range(2):
@@ -167,7 +163,7 @@ def glove(rng: np.random.Generator, dimensions: int = 100) -> GloveVectors:
     Returns:
       GloveVectors, as `jaxseq.datasets.glove.load`.
     """
-    _check_count("dimensions", dimensions, 2)
+    arguments.integer("dimensions", dimensions, at_least=2)
     direction = rng.normal(size=dimensions)
     direction /= np.linalg.norm(direction)
     vectors = rng.normal(0, 0.3, (VOCABULARY_SIZE, dimensions))
@@ -210,8 +206,8 @@ def reuters(
     options = WordOptions(num_words, skip_top, maxlen, seed, start, out_of_vocabulary, index_from)
     check_reuters_options(options, test_split)
     classes = len(TOPICS)
-    _check_count("examples", examples, 2 * classes)
-    _check_count("mean_length", mean_length)
+    arguments.integer("examples", examples, at_least=2 * classes)
+    arguments.integer("mean_length", mean_length, at_least=1)
     weights = np.array(_TOPIC_COUNTS.split(), float)
     labels = np.concatenate(
         [
@@ -247,7 +243,7 @@ def jena(rng: np.random.Generator, rows: int = 40_000) -> JenaSeries:
     Returns:
       JenaSeries, as `jaxseq.datasets.jena.load`.
     """
-    _check_count("rows", rows, 100)
+    arguments.integer("rows", rows, at_least=100)
     minutes = 10 * np.arange(rows)
     year = 2 * np.pi * (minutes / (1440 * 365.25) - 20 / 365.25)
     day = 2 * np.pi * (minutes / 1440 - 15 / 24)
@@ -304,7 +300,7 @@ def sms(rng: np.random.Generator, examples: int = 1_000) -> SmsMessages:
     Returns:
       SmsMessages, as `jaxseq.datasets.sms.load`.
     """
-    _check_count("examples", examples, 7)
+    arguments.integer("examples", examples, at_least=7)
     common = "i you to the a and is in me my it for at ok so are we when come now later going good day".split()
     ham = "lunch mum sorry sleep class dinner love bus see meeting home tomorrow lol wait tonight".split()
     spam = "free win prize claim urgent cash award reply txt mobile guaranteed offer winner ringtone".split()
@@ -348,7 +344,7 @@ def ud_ewt(rng: np.random.Generator, examples: int = 1_000) -> TaggedSentences:
     Returns:
       TaggedSentences, as `jaxseq.datasets.ud_ewt.load`.
     """
-    _check_count("examples", examples, 5)
+    arguments.integer("examples", examples, at_least=5)
 
     def noun_phrase() -> list[str]:
         if rng.random() < 0.3:
@@ -404,7 +400,7 @@ def fra_eng(rng: np.random.Generator, examples: int = 2_000) -> SentencePairs:
     Returns:
       SentencePairs, as `jaxseq.datasets.fra_eng.load`.
     """
-    _check_count("examples", examples)
+    arguments.integer("examples", examples, at_least=1)
     pairs = []
     for _ in range(examples):
         subject, verb, noun = (str(rng.choice(list(table))) for table in (_SUBJECTS, _VERBS, _NOUNS))
@@ -455,8 +451,8 @@ def adding_problem(rng: np.random.Generator, examples: int, steps: int) -> Addin
     Source: Hochreiter, Schmidhuber 1997, "Long Short-Term Memory", 5.4, in the form of Arjovsky, Shah, Bengio
       2016, arXiv:1511.06464, 4.2.
     """
-    _check_count("examples", examples)
-    _check_count("steps", steps, 2)
+    arguments.integer("examples", examples, at_least=1)
+    arguments.integer("steps", steps, at_least=2)
     inputs = np.zeros((examples, steps, 2), np.float32)
     inputs[:, :, 0] = rng.random((examples, steps), np.float32)
     row = np.arange(examples)
@@ -492,7 +488,7 @@ def copy_memory(rng: np.random.Generator, examples: int, delay: int, symbols: in
     Source: Hochreiter, Schmidhuber 1997; Arjovsky, Shah, Bengio 2016, arXiv:1511.06464, 4.1.
     """
     for name, value in (("examples", examples), ("delay", delay), ("symbols", symbols), ("length", length)):
-        _check_count(name, value)
+        arguments.integer(name, value, at_least=1)
     tokens = np.full((examples, delay + 2 * length), symbols, np.int32)
     targets = tokens.copy()
     tokens[:, :length] = targets[:, -length:] = rng.integers(0, symbols, (examples, length))
@@ -542,7 +538,7 @@ def captioned_images(
     Raises:
       ValueError: `examples` is too small, or there is no combination or one of other words.
     """
-    _check_count("examples", examples)
+    arguments.integer("examples", examples, at_least=1)
     every = list(itertools.product(COUNTS, SIZES, COLOURS, SHAPES, PLACES))
     combinations = every if combinations is None else combinations
     if not combinations or not set(combinations) <= set(every):
