@@ -20,8 +20,8 @@ from jaxseq.calls import Call, Step, check_flags, check_state, prepare, where
 from jaxseq.cells import DropoutMasks
 from jaxseq.residuals import economical, scan_in_segments
 
-Implementation = Literal["scan", "hoisted", "deferred", "unrolled"]
-IMPLEMENTATIONS = ("scan", "hoisted", "deferred", "unrolled")
+Implementation = Literal["scan", "hoisted", "deferred", "unrolled", "fused"]
+IMPLEMENTATIONS = ("scan", "hoisted", "deferred", "unrolled", "fused")
 _DEFERRED_STEPS = 32  # on a CPU: as fast as all at once, and what is stored for later products is of so many steps only
 _FEW = 8  # (F + H) / B from which deferring was measured to pay on a CPU (CHANGELOG.md, deferral)
 _WIDE = 60  # F / H from which hoisting was measured to pay on a CPU, or to cost nothing, for every cell
@@ -101,7 +101,8 @@ def scan(
         for 2 √T steps in place of T, for the time of one more forward pass.
       implementation: "scan" (the input product inside the loop), "hoisted" (one product for all steps before
         it), "deferred" (hoisted, and the recurrent weights' gradients as one product after it; on a CPU for 32
-        steps at a time), "unrolled" (a Python loop); None picks, see `explain`. All give the same numbers.
+        steps at a time), "unrolled" (a Python loop), "fused" (one GPU kernel, experimental: first derivatives only, by
+        reverse mode, see `jaxseq.fused`); None picks, see `explain`, and never "fused". All give the same numbers.
     Returns:
       (state, outputs): the state after the last step taken, each leaf [B, ...]; the outputs [T, B, H].
       A sequence without a real step returns the state it started from.
@@ -113,15 +114,15 @@ def scan(
     dropout = call.dropout_masks is not None and call.dropout_masks.input is not None
     implementation = _choose(implementation, cell, call.steps.inputs.shape, dropout).implementation
     remat = arguments.flag("remat", remat)
-    if implementation == "unrolled" and unroll != 1:
-        raise ValueError(f'unroll must be 1 with implementation="unrolled", got {unroll}')
+    if implementation in ("unrolled", "fused") and unroll != 1:
+        raise ValueError(f'unroll must be 1 with implementation="{implementation}", got {unroll}')
     if remat and implementation == "unrolled":
         raise ValueError('remat must be False with implementation="unrolled", which keeps every step')
 
     # Traced once outside the loop, so that an error tells the shape that the caller knows.
     jax.eval_shape(cell.project, call.params, call.steps.inputs, call.dropout_masks)
     constants = call._replace(state=None, steps=None)
-    is_hoisted = implementation in ("hoisted", "deferred")
+    is_hoisted = implementation in ("hoisted", "deferred", "fused")
 
     def one_step(call: Call, state: Any, step: Step) -> tuple[Any, Any]:
         return _advance(cell, call, state, step, project=not is_hoisted)
@@ -131,6 +132,19 @@ def scan(
             steps = steps._replace(inputs=cell.project(call.params, steps.inputs, call.dropout_masks))
         if implementation == "deferred" and length:
             return deferral.scan(one_step, constants, state, steps, reverse=reverse, unroll=unroll)
+        if implementation == "fused":
+            from jaxseq import fused  # here, since importing Pallas takes a second
+
+            return fused.scan(
+                one_step,
+                constants,
+                state,
+                steps,
+                cell=cell,
+                batch_shape=call.steps.inputs.shape[1:-1],
+                reverse=reverse,
+                platform=_platform(),
+            )
         body = economical(functools.partial(one_step, constants))
         if implementation == "unrolled":
             return _python_loop(body, state, steps, reverse)
