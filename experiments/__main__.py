@@ -1,11 +1,15 @@
 """The command line: list, run, report, predict."""
 
 import argparse
+import contextlib
 import json
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from tqdm import tqdm
 
 from experiments.arguments import Parser, not_negative, positive
 
@@ -21,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     _use_every_core()
     # Only now: families and plots import half the field, and `--help` should not wait for them.
     from experiments.experiment import UserError
+    from experiments.report import printable
     from jaxseq.datasets.files import DataNotFound
     from jaxseq.training import TrainingDiverged
 
@@ -30,10 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{str(error) or 'interrupted'}", file=sys.stderr)
         return getattr(error, "exit_code", 130)
     except (UserError, DataNotFound, TrainingDiverged, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(printable(str(error)).split())}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {' '.join(str(error.strerror or error).split())}{where}", file=sys.stderr)
         return 1
 
 
@@ -115,7 +121,8 @@ def _list(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from experiments import catalogue, experiment
-    from experiments.report import markdown
+    from experiments.report import markdown, printable
+    from jaxseq.interrupts import interrupts_raised
 
     settings = {name: getattr(options, name) for name in experiment.Request._fields}
     request = experiment.Request(**settings)
@@ -126,19 +133,49 @@ def _run(options: argparse.Namespace) -> int:
             print(f"{one.name} is finished in {request.out / one.name} ({how}); --again runs it anew", file=sys.stderr)
         else:
             print(f"{one.name}: {one.title}", file=sys.stderr, flush=True)
-            result = experiment.run(one, request)
+            with interrupts_raised(request.out / one.name), _log_on_stderr():
+                result = experiment.run(one, request)
             print(f"wrote {request.out / one.name}/result.json in {result['seconds']:.0f} s", file=sys.stderr)
-        print(markdown([result]), flush=True)
+        print(printable(markdown([result])), flush=True)
     return 0
 
 
+class _AboveTheBar(logging.Handler):
+    """Writes lines to stderr without tearing a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one."""
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Shows what `fit` logs: resumed from where, every epoch's figures, which seed stopped."""
+    log, handler = logging.getLogger("jaxseq"), _AboveTheBar()
+    level, propagate = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
 def _predict(options: argparse.Namespace) -> int:
-    from experiments import catalogue, experiment
+    from experiments import catalogue, experiment, report
 
     one = catalogue.find_one(options.name)
-    saved = experiment.read_saved(one, options.directory, options.variant, options.seed)
-    assert one.predict is not None  # read_saved raises where there is nothing to predict
-    print(one.predict(saved, _text(options.text, one.predicts)))
+    try:
+        saved = experiment.read_saved(one, options.directory, options.variant, options.seed)
+        assert one.predict is not None  # read_saved raises where there is nothing to predict
+        answer = one.predict(saved, _text(options.text, one.predicts))
+    except (LookupError, TypeError, AttributeError) as error:  # what another experiment, or another program, wrote
+        what = f"{type(error).__name__}: {error}"
+        raise experiment.UserError(f"--from must hold {one.name} as `run` wrote it, got another, {what}") from error
+    print(report.printable(answer))
     return 0
 
 
@@ -160,11 +197,11 @@ def _report(options: argparse.Namespace) -> int:
         return 0
     results = report.read_results(options.directory)
     if options.brief:
-        print(report.brief(results))
+        print(report.printable(report.brief(results)))
         return 0
     if not options.claims:
-        print(report.markdown(results), end="\n\n## Claims\n\n")
-    print(claims.markdown({result["name"]: result for result in results}))
+        print(report.printable(report.markdown(results)), end="\n\n## Claims\n\n")
+    print(report.printable(claims.markdown({result["name"]: result for result in results})))
     return 0
 
 

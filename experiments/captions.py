@@ -5,10 +5,10 @@ they are called; a few pairs of colour and shape never occur in training, so tha
 """
 
 import functools
+import io
 import itertools
 import os
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -26,6 +26,7 @@ from jaxseq.vocabulary import Vocabulary
 
 _STOP = "<END>"
 _VOCABULARY = Vocabulary(("<PAD>", "<START>", "<UNK>", _STOP, *synthetic.CAPTION_WORDS))
+_IMAGE_BYTES, _IMAGE_PIXELS = 1 << 20, 1000  # of a file that is read, and of a side of it
 _STEPS = 8  # "three small red circles in the middle" and the stop
 _SIZES = {"training": 12_000, "validation": 1_000, "test": 1_000, "unseen combinations": 1_000, "unseen pairs": 1_000}
 _SAMPLES = 4  # of each kind of test image, in the table and the picture
@@ -290,7 +291,13 @@ def _read_image(path: str) -> np.ndarray:
     if not os.path.isfile(path):
         raise UserError(f"TEXT must be the path of a PNG file, or 'sample N' for a test image, got {path!r}")
     try:
-        image = matplotlib_image.imread(Path(path))
+        with open(path, "rb") as stream:
+            contents = stream.read(_IMAGE_BYTES)
+        # Pillow takes memory for what a header declares, the last of them if there are several.
+        pixels = [int.from_bytes(contents[place : place + 4], "big") for place in (16, 20)]
+        if not contents.startswith(b"\x89PNG\r\n\x1a\n") or contents.count(b"IHDR") != 1 or max(pixels) > _IMAGE_PIXELS:
+            raise ValueError(f"it is none, or of more than {_IMAGE_PIXELS} pixels a side")
+        image = matplotlib_image.imread(io.BytesIO(contents), format="png")
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises of files that it cannot read
         raise UserError(f"TEXT must be the path of a PNG file, got {path!r}: {error}") from None
     size = synthetic.IMAGE_SIZE

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 import jaxseq
-from experiments import plots
+from experiments import plots, result_form
 from jaxseq import environment
 from jaxseq.datasets.files import DataNotFound
 from jaxseq.epochs import as_arguments
@@ -183,10 +183,17 @@ def run(experiment: Experiment, request: Request) -> dict[str, Any]:
       The result, as written.
     Raises:
       UserError: the directory cannot be written, or holds a run that neither `resume` nor `again` asks about.
+      ValueError: another run writes there now.
       DataNotFound: real data was asked for and is not to be had.
+      OSError: the disk is full, or the directory vanished.
     """
     directory = request.out / experiment.name
-    prepare_directory(directory, request)
+    check_directory(directory, request)
+    with jaxseq.checkpoints.exclusive(directory):
+        return _run(experiment, request, directory)
+
+
+def _run(experiment: Experiment, request: Request, directory: Path) -> dict[str, Any]:
     synthetic = request.smoke or request.data == "synthetic"
     started = time.monotonic()
     if not synthetic:
@@ -211,6 +218,7 @@ def run(experiment: Experiment, request: Request) -> dict[str, Any]:
         "smoke": request.smoke,
     }
     data = experiment.load(synthetic, request.smoke)
+    tidy(directory, request)
     trained: list[Trained] = []
     if experiment.variants:
         variants = [variant for variant in experiment.variants if variant.smoke or not request.smoke]
@@ -337,7 +345,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def prepare_directory(directory: Path, request: Request) -> None:
+def check_directory(directory: Path, request: Request) -> None:
     """Makes DIR/NAME/ and checks that it can be written and holds no run that would be lost.
 
     Raises:
@@ -350,16 +358,24 @@ def prepare_directory(directory: Path, request: Request) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"--out must be a directory that can be written, got {request.out}: {error.strerror}") from None
-    checkpoints = directory / "checkpoints"
-    if request.again and checkpoints.exists():
-        checkpoints.rename(directory / f".replaced-{os.getpid()}")
-    for old in directory.glob(".replaced-*"):
-        shutil.rmtree(old, ignore_errors=True)
-    if checkpoints.exists() and not request.resume:
+    if (directory / "checkpoints").exists() and not (request.resume or request.again):
         raise UserError(
             f"--out must not hold an unfinished run of {directory.name}, got {directory}: "
             "--resume goes on with it, --again starts over"
         )
+
+
+def tidy(directory: Path, request: Request) -> None:
+    """Removes what killed runs left half done and, where `again` asks for it, the former run."""
+    checkpoints = directory / "checkpoints"
+    if request.again:  # the result first: a run that is killed from here on is an unfinished one
+        (directory / "result.json").unlink(missing_ok=True)
+        if checkpoints.exists():
+            checkpoints.rename(directory / f".replaced-{os.getpid()}")
+    for left in (*directory.glob(".replaced-*"), *checkpoints.glob("*/*/.step_*")):
+        shutil.rmtree(left, ignore_errors=True)
+    for half in (*directory.glob(".result.json.*"), *checkpoints.glob(f"*/.{ENCODING}.*")):
+        half.unlink()
 
 
 def finished(experiment: Experiment, request: Request) -> dict[str, Any] | None:
@@ -391,17 +407,10 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
       UserError: it is none.
     """
-    asked = ("name", "documented", "smoke", "data", "notes", "parameters", "seeds", "epochs", "figures")
     try:
-        result = json.loads(path.read_text())
-        missing = [name for name in asked if name not in result]
-    except (OSError, ValueError, TypeError) as error:
+        return result_form.read(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} must be a result written by `run`, got {error}; `run --again` replaces it") from None
-    if missing:
-        raise UserError(
-            f"{path} must be a result written by `run`, got one without {missing[0]}; `run --again` replaces it"
-        )
-    return result
 
 
 def read_saved(experiment: Experiment, directory: Path, label: str, seed: int) -> Saved:
@@ -424,14 +433,14 @@ def read_saved(experiment: Experiment, directory: Path, label: str, seed: int) -
         raise UserError(f"--variant must be one of {sorted(variants)}, got {label!r}")
     checkpoints = checkpoints_of(directory / experiment.name, variants[label])
     try:
-        encoding = json.loads((checkpoints / ENCODING).read_text())
-        specification = encoding["input"]
-    except (OSError, ValueError, KeyError, TypeError):
+        encoding = result_form.read_encoding(checkpoints / ENCODING)
+    except (OSError, ValueError) as error:
+        how = f"without {checkpoints / ENCODING}" if isinstance(error, OSError) else f"with {ENCODING}: {error}"
         raise UserError(
-            f"--from must hold a trained {experiment.name}, got {directory} without {checkpoints / ENCODING}; "
+            f"--from must hold a trained {experiment.name}, got {directory} {how}; "
             f"`python -m experiments run {experiment.name} --out {directory}` trains it"
         ) from None
-    one_input = tuple(np.zeros((1, *shape), dtype) for shape, dtype in specification)
+    one_input = tuple(np.zeros((1, *shape), dtype) for shape, dtype in encoding["input"])
     params = jaxseq.restore_best(checkpoints, variants[label].model, one_input)
     seeds = len(jax.tree.leaves(params)[0])
     if not 0 <= seed < seeds:
@@ -441,11 +450,16 @@ def read_saved(experiment: Experiment, directory: Path, label: str, seed: int) -
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON under a temporary name and renames it: the old file or the new one, never half of one."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def slug(label: str) -> str:

@@ -363,6 +363,8 @@ def apply(rule: Judge, results: Results) -> Judgement:
         return Judgement("", NOT_RUN, str(error))
     except NotTestable as error:
         return Judgement("", NOT_TESTABLE, str(error))
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a result that another program wrote
+        return Judgement("", NOT_TESTABLE, f"the results hold no such figures ({type(error).__name__}: {error})")
 
 
 # What a history says

@@ -91,9 +91,8 @@ def build(results: list[dict[str, Any]], directory: Path) -> str:
 
 
 def _escape(value: Any) -> str:
-    """Text for HTML: control characters, which it forbids, become spaces; a figure stays in one line with its ±."""
-    text = "".join(" " if one < " " and one not in "\n\t" else one for one in str(value))
-    return html.escape(text.replace(" ± ", "\xa0±\xa0").replace(" %", "\xa0%"))
+    """Text for HTML; a figure stays in one line with its ±."""
+    return html.escape(report.printable(str(value)).replace(" ± ", "\xa0±\xa0").replace(" %", "\xa0%"))
 
 
 def _links(names: list[str]) -> str:
@@ -356,7 +355,7 @@ def _pictures(result: dict[str, Any], directory: Path) -> str:
     paths = sorted(directory.glob("*.png"), key=lambda path: (path.name != "curves.png", path.name))
     large, small = [], []
     for path in paths:
-        contents = path.read_bytes()
+        contents = b"" if path.is_symlink() else path.read_bytes()  # a link may lead to a picture of another's
         if not contents.startswith(b"\x89PNG\r\n\x1a\n"):
             continue
         width, height = (int.from_bytes(contents[place : place + 4], "big") for place in (16, 20))

@@ -1,6 +1,7 @@
 """All results as Markdown: documented beside measured, what the studies found, and on what it all ran."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ EXPLANATION = (
     "SYNTHETIC ran on generated stand-in data, and a smoke row on a few examples: neither is comparable with the "
     "document's figure. (control) marks what is ours and not the document's."
 )
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates are no characters either
 OTHER_DATA = "not the document's"  # so begins the note of a result whose data are others than the document's
 
 
@@ -270,6 +272,11 @@ def text(name: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(text(name, one) for one in value)
     return "–" if value is None else str(value)
+
+
+def printable(words: str) -> str:
+    """Text without control characters, which a terminal would obey and HTML forbids: each becomes a space."""
+    return _CONTROL.sub(" ", words)
 
 
 def is_share(name: str) -> bool:

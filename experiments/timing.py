@@ -52,5 +52,5 @@ class _Timed:
         started = time.perf_counter()
         stopped = np.zeros(1, bool)
         epoch, first, last = np.int32(0), np.int32(0), np.int32(self.steps)
-        self.carry = jax.block_until_ready(self.chunk(*self.carry, stopped, *self.arrays, epoch, first, last))
+        self.carry = jax.block_until_ready(self.chunk(*self.carry, stopped, *self.arrays, epoch, first, last))[:2]
         return time.perf_counter() - started

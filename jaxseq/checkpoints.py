@@ -6,13 +6,16 @@ is whole. One that was damaged later is named in a warning and passed over for t
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +41,7 @@ class Restored(NamedTuple):
 
 
 def save(directory: str | Path, step: int, tree: Any, metadata: dict[str, Any], *, keep: int = 2) -> Path:
-    """Writes a checkpoint, whole or not at all, and removes all but the newest.
+    """Writes a checkpoint, whole or not at all, and removes all but the newest before it, and damaged ones after it.
 
     Args:
       directory: where the checkpoints of one run lie.
@@ -50,7 +53,7 @@ def save(directory: str | Path, step: int, tree: Any, metadata: dict[str, Any], 
       The checkpoint's path.
     Raises:
       ValueError: `step` is negative or `keep` below 1.
-      OSError: the directory cannot be written; what was there stays as it was.
+      OSError: the directory cannot be written, or its disk is full; what was there stays as it was.
     """
     directory = arguments.path("directory", directory)
     step = arguments.integer("step", step)
@@ -65,34 +68,40 @@ def save(directory: str | Path, step: int, tree: Any, metadata: dict[str, Any], 
 
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    final = directory / f"step_{step:08d}"
+    final = _path(directory, step)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=directory))
     try:
-        with orbax.StandardCheckpointer() as checkpointer:
+        _check_room(temporary / "room", sum(array.nbytes for array in arrays.values()))
+        with _plain_errors(final), orbax.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
             checkpointer.save(temporary / "arrays", arrays)
             checkpointer.wait_until_finished()
         (temporary / "metadata.json").write_text(written)
         _write_manifest(temporary)
-        if final.exists():
-            shutil.rmtree(final)
+        if final.exists():  # damaged, or all that a kill left of this step: it goes aside whole, and then at once
+            os.replace(final, temporary.with_name(f"{temporary.name}.old"))
         os.replace(temporary, final)
         _sync(directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in steps(directory)[:-keep]:
-        shutil.rmtree(directory / f"step_{old:08d}", ignore_errors=True)
+    found = steps(directory)
+    # Later ones that are damaged were passed over on resuming; left there, they would count as the newest.
+    gone = [other for other in found if other > step and find_damage(_path(directory, other)) is not None]
+    for other in [*gone, *[other for other in found if other <= step][:-keep]]:
+        shutil.rmtree(_path(directory, other), ignore_errors=True)
     for left in directory.glob(".step_*"):  # of a run that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
     return final
 
 
 @contextlib.contextmanager
-def exclusive(directory: str | Path) -> Iterator[None]:
+def exclusive(directory: str | Path) -> Iterator[Callable[[], None]]:
     """Holds a directory, made if need be, against other runs, in this process and in others.
 
     The lock goes with the process that holds it, however that ends. Where the system has no such locks, there is none.
 
+    Yields:
+      A function that raises FileNotFoundError if the directory is no longer the one that is held.
     Raises:
       ValueError: another run holds it.
     """
@@ -111,13 +120,26 @@ def exclusive(directory: str | Path) -> Iterator[None]:
         stream.truncate(0)
         stream.write(f"{os.getpid()}\n")
         stream.flush()
-        yield
+
+        def check() -> None:
+            try:
+                same = os.path.samestat(os.fstat(stream.fileno()), path.stat())
+            except OSError:
+                same = False
+            if not same:  # made anew, it would be held by nobody
+                raise FileNotFoundError(errno.ENOENT, "the directory of a run must stay where it is", str(directory))
+
+        yield check
 
 
 def steps(directory: str | Path) -> list[int]:
     """The steps of the checkpoints in a directory, oldest first; unfinished ones do not count."""
     listed = arguments.path("directory", directory).glob("step_*")
-    return sorted(int(path.name[5:]) for path in listed if path.name[5:].isdigit())
+    return sorted(int(path.name[5:]) for path in listed if re.fullmatch("[0-9]{8,}", path.name[5:]))
+
+
+def _path(directory: Path, step: int) -> Path:
+    return directory / f"step_{step:08d}"
 
 
 def restore(directory: str | Path, target: Any) -> Restored | None:
@@ -132,16 +154,33 @@ def restore(directory: str | Path, target: Any) -> Restored | None:
       ValueError: the newest intact checkpoint does not hold what `target` asks for.
     """
     path = find_intact(directory)
-    if path is None:
-        return None
-    return Restored(int(path.name[5:]), _read(path / "arrays", target), read_metadata(path))
+    return None if path is None else read(path, target)
+
+
+def read(path: Path, target: Any, *, partial: bool = False) -> Restored:
+    """Reads one checkpoint, that `find_intact` found.
+
+    Args:
+      path: the checkpoint.
+      target: as of `restore`.
+      partial: it may hold more than `target` asks for.
+    Returns:
+      Restored(step, tree, metadata).
+    Raises:
+      ValueError: the checkpoint does not hold what `target` asks for.
+    """
+    try:
+        tree = _read(path / "arrays", target, partial)
+    except (AttributeError, LookupError, TypeError, RecursionError) as error:  # Orbax, of what it did not write
+        raise ValueError(f"checkpoint {path} must be one that save wrote, got another ({error})") from error
+    return Restored(int(path.name[5:]), tree, read_metadata(path))
 
 
 def find_intact(directory: str | Path) -> Path | None:
     """The newest checkpoint that is intact; damaged ones are named in a warning and passed over."""
     directory = arguments.path("directory", directory).absolute()
     for step in reversed(steps(directory)):
-        path = directory / f"step_{step:08d}"
+        path = _path(directory, step)
         damage = find_damage(path)
         if damage is None:
             return path
@@ -150,8 +189,15 @@ def find_intact(directory: str | Path) -> Path | None:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """The metadata of one checkpoint."""
-    return json.loads((Path(path) / "metadata.json").read_text())
+    """The metadata of one checkpoint.
+
+    Raises:
+      ValueError: they are no JSON; a manifest vouches for what it was written of, not for who wrote it.
+    """
+    try:
+        return json.loads((Path(path) / "metadata.json").read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"checkpoint {path} must hold JSON in metadata.json, got another ({error})") from error
 
 
 def find_damage(path: str | Path) -> str | None:
@@ -159,18 +205,21 @@ def find_damage(path: str | Path) -> str | None:
     path = Path(path)
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return f"{_MANIFEST} is missing or unreadable"
     if not isinstance(manifest, dict):
         return f"{_MANIFEST} is unreadable"
-    found = _checksums(path)
+    try:
+        found = _checksums(path)
+    except OSError as error:  # a bad sector
+        return f"{error.filename or path} cannot be read: {error.strerror}"
     for name in sorted(set(manifest) | set(found)):
         if name not in found:
-            return f"{name} is missing"
+            return f"{name!r} is missing"
         if name not in manifest:
-            return f"{name} is not in the manifest"
+            return f"{name!r} is not in the manifest"
         if found[name] != manifest[name]:
-            return f"{name} does not match its sha256"
+            return f"{name!r} does not match its sha256"
     return None
 
 
@@ -182,7 +231,7 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _read(path: Path, target: Any) -> Any:
+def _read(path: Path, target: Any, partial: bool) -> Any:
     from orbax import checkpoint as orbax
 
     leaves, structure = jax.tree_util.tree_flatten_with_path(target)
@@ -190,18 +239,28 @@ def _read(path: Path, target: Any) -> Any:
         if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise ValueError(f"target{jax.tree_util.keystr(key)} must be an array or its shape, got {leaf!r:.60}")
     wanted = {jax.tree_util.keystr(key): jax.eval_shape(_plain, leaf) for key, leaf in leaves}
-    with orbax.StandardCheckpointer() as checkpointer:
+    with orbax.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
         item = checkpointer.metadata(path).item_metadata
         stored = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in item.tree.items()}
         asked = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in wanted.items()}
-        for name in sorted(set(stored) | set(asked)):
+        for name in sorted(set(asked) if partial else set(stored) | set(asked)):
             if stored.get(name) != asked.get(name):
                 raise ValueError(
                     f"checkpoint {path.parent} must hold {name} as {asked.get(name)}, got {stored.get(name)}"
                 )
-        arrays = checkpointer.restore(path, {name: np.empty(shape, dtype) for name, (shape, dtype) in asked.items()})
+        arrays = checkpointer.restore(path, {name: np.empty(shape, dtype) for name, (shape, dtype) in stored.items()})
     restored = [_typed(arrays[jax.tree_util.keystr(key)], leaf) for key, leaf in leaves]
     return jax.tree_util.tree_unflatten(structure, restored)
+
+
+def _alone() -> Any:
+    """Lets a process write and read by itself: Orbax would wait for all that train together."""
+    from orbax import checkpoint as orbax
+
+    if jax.process_count() == 1:
+        return orbax.options.MultiprocessingOptions()
+    index = jax.process_index()
+    return orbax.options.MultiprocessingOptions(index, {index}, barrier_sync_key_prefix=f"process_{index}")
 
 
 def _plain(leaf: Any) -> Any:
@@ -216,10 +275,42 @@ def _is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def _check_room(path: Path, size: int) -> None:
+    """Raises OSError where a file of this many bytes has no room, before Orbax does, in pages of tracebacks."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        with path.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, size + 2**16)  # and what Orbax writes beside the data
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+    path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _plain_errors(path: Path) -> Iterator[None]:
+    """Makes an OSError of what TensorStore raises, a ValueError, where a file cannot be written.
+
+    Orbax logs, with a traceback for each of its threads, what it raises as well: that is dropped.
+    """
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+    finally:
+        log.setLevel(level)
+
+
 def _write_manifest(path: Path) -> None:
-    for file in path.rglob("*"):
-        if file.is_file():
-            _sync(file)
+    for written in path.rglob("*"):
+        _sync(written)
     (path / _MANIFEST).write_text(json.dumps(_checksums(path), indent=1))
     _sync(path / _MANIFEST)
     _sync(path)
@@ -227,7 +318,12 @@ def _write_manifest(path: Path) -> None:
 
 def _checksums(path: Path) -> dict[str, str]:
     files = [file for file in path.rglob("*") if file.is_file() and file.name != _MANIFEST]
-    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {str(file.relative_to(path)): _sha256(file) for file in files}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

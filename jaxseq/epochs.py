@@ -2,7 +2,8 @@
 
 An epoch's order is derived from (seed, epoch), a step's dropout from (seed, step), so that a run that stopped and
 resumed draws what it would have drawn. Seeds share one state with a leading axis: side by side (`vmap`) on an
-accelerator, one after another (`lax.map`) on a CPU, where that is faster. The batch is sharded over the devices.
+accelerator, one after another (`lax.map`) on a CPU, where that is faster. The batch is sharded over the devices, each
+of which draws for its own rows what one device would (`row_keys`).
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxseq import arguments
 from jaxseq.losses import weighted_sum
+from jaxseq.row_keys import rows_key
 
 Values = Callable[[jax.Array, jax.Array], jax.Array]  # (predictions, targets) -> unreduced values
 
@@ -179,7 +181,11 @@ def _kind(leaf: Any) -> tuple[tuple[int, ...], Any]:
 def make_train_chunk(
     task: Task, data: Examples, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
 ) -> Callable[..., Any]:
-    """Compiles: (state, totals, stopped, arrays, rows, epoch, start, stop) -> (state, totals)."""
+    """Compiles: (state, totals, stopped, arrays, rows, epoch, start, stop) -> (state, totals, diverged).
+
+    `diverged` is, for each seed, how many steps it had taken when the loss first was not finite; −1: it always was.
+    """
+    never = np.int32(-1)
 
     def one_seed(state: TrainState, totals: Any, arrays: Any, rows: Any, epoch, start, stop) -> Any:
         order_key, step_key = jax.random.split(state.key)
@@ -190,11 +196,12 @@ def make_train_chunk(
             order = jax.random.permutation(order_key, rows) if data.shuffled else rows
         batches, batch_weights = cut_batches(order, batch_size, mesh.size)
 
-        def one_step(index: Any, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
-            state, totals = carry
+        def one_step(index: Any, carry: tuple[TrainState, Any, jax.Array]) -> tuple[TrainState, Any, jax.Array]:
+            state, totals, diverged = carry
             weights = _local(batch_weights[index], mesh)
-            key = jax.random.fold_in(step_key, state.step)
-            key = jax.random.fold_in(key, jax.lax.axis_index("batch"))
+            key = jax.random.fold_in(jax.random.fold_in(step_key, state.step), 0)  # 0: as earlier results were drawn
+            if mesh.size > 1:
+                key = rows_key(key, jax.lax.axis_index("batch"), weights.size, batch_size)
 
             def local_sum(params: Any) -> tuple[jax.Array, Any]:
                 sums, weight = _score(
@@ -215,15 +222,16 @@ def make_train_chunk(
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             totals = jax.tree.map(jnp.add, totals, sums | {"weight": weight})
-            return TrainState(state.step + 1, params, opt_state, state.key), totals
+            diverged = jnp.where((diverged < 0) & ~jnp.isfinite(sums["loss"]), state.step, diverged)
+            return TrainState(state.step + 1, params, opt_state, state.key), totals, diverged
 
-        return jax.lax.fori_loop(start, stop, one_step, (state, totals))
+        return jax.lax.fori_loop(start, stop, one_step, (state, totals, never))
 
     def all_seeds(state: Any, totals: Any, stopped: Any, arrays: Any, rows: Any, epoch, start, stop) -> Any:
         def run(state: TrainState, totals: Any, stopped: jax.Array) -> Any:
             return jax.lax.cond(
                 stopped,
-                lambda state, totals: (state, totals),
+                lambda state, totals: (state, totals, never),
                 lambda state, totals: one_seed(state, totals, arrays, rows, epoch, start, stop),
                 state,
                 totals,

@@ -12,6 +12,7 @@ from jax.core import Tracer
 
 from jaxseq import arguments
 from jaxseq.cells import DropoutMasks
+from jaxseq.row_keys import along_axis
 
 
 def length_mask(lengths: jax.Array | np.ndarray, steps: int) -> jax.Array:
@@ -106,7 +107,7 @@ def dropout_masks(
     if not dropout and not recurrent_dropout:
         return None
     check_takes_masks(cell)
-    input_key, recurrent_key = jax.random.split(key)
+    input_key, recurrent_key = jax.random.split(along_axis(key, 1))  # `fit` shards the batch over the devices
 
     def draw(key: jax.Array, rate: float, size: int) -> jax.Array | None:
         if not rate:

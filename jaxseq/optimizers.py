@@ -12,7 +12,11 @@ from jaxseq import arguments
 
 
 def rmsprop(
-    learning_rate: optax.ScalarOrSchedule = 1e-3, *, decay: float = 0.9, epsilon: float = 1e-7
+    learning_rate: optax.ScalarOrSchedule = 1e-3,
+    *,
+    decay: float = 0.9,
+    epsilon: float = 1e-7,
+    clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """RMSprop: v ← ρ v + (1 − ρ) g², θ ← θ − η g / √(v + ε).
 
@@ -20,6 +24,7 @@ def rmsprop(
       learning_rate: η, a number or a schedule of the step.
       decay: ρ.
       epsilon: ε, inside the root as in Keras 3 (Keras 2 had it outside).
+      clip_norm: gradients whose norm, of all parameters together, is larger are scaled down to it; None: never.
     Returns:
       An Optax transformation.
     Raises:
@@ -29,7 +34,8 @@ def rmsprop(
     _check_learning_rate(learning_rate)
     _check("decay", decay, "at least 0 and below 1", lambda found: 0 <= found < 1)
     _check("epsilon", epsilon, "a finite number of at least 0", lambda found: 0 <= found < math.inf)
-    return optax.rmsprop(learning_rate, decay=decay, eps=epsilon, eps_in_sqrt=True, initial_scale=0.0)
+    steps = optax.rmsprop(learning_rate, decay=decay, eps=epsilon, eps_in_sqrt=True, initial_scale=0.0)
+    return _clipped(steps, clip_norm)
 
 
 class AdamState(NamedTuple):
@@ -46,6 +52,7 @@ def adam(
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-7,
+    clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """Adam with ε beside the uncorrected root: θ ← θ − η √(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε).
 
@@ -57,6 +64,7 @@ def adam(
       beta1: β₁.
       beta2: β₂.
       epsilon: ε.
+      clip_norm: gradients whose norm, of all parameters together, is larger are scaled down to it; None: never.
     Returns:
       An Optax transformation.
     Raises:
@@ -85,7 +93,15 @@ def adam(
 
         return jax.tree.map(change, first, second), AdamState(steps, first, second)
 
-    return optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
+    steps = optax.chain(optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate))
+    return _clipped(steps, clip_norm)
+
+
+def _clipped(optimizer: optax.GradientTransformation, norm: float | None) -> optax.GradientTransformation:
+    if norm is None:
+        return optimizer
+    _check("clip_norm", norm, "a finite number above 0, or None", lambda found: 0 < found < math.inf)
+    return optax.chain(optax.clip_by_global_norm(norm), optimizer)
 
 
 def freeze(optimizer: optax.GradientTransformation, modules: Sequence[str]) -> optax.GradientTransformation:

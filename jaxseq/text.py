@@ -318,7 +318,7 @@ class Tokenizer:
                 for name in ("word_counts", "word_docs", "index_docs", "index_word", "word_index")
             }
             tokenizer = cls(parts["word_counts"], parts["word_docs"], **config)
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+        except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"text must be a tokenizer's JSON, as of to_json, got {reason}") from error
         index = tokenizer.word_index

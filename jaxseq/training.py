@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from jaxseq import arguments, checkpoints
@@ -36,6 +36,9 @@ from jaxseq.epochs import (
     zero_totals,
 )
 from jaxseq.interrupts import Interrupted, interrupts_noted
+from jaxseq.processes import Processes
+
+_log = logging.getLogger("jaxseq")
 
 
 class Fit(NamedTuple):
@@ -85,6 +88,12 @@ def fit(
 ) -> Fit:
     """Trains S seeds of a model, keeps each one's best parameters, and can be stopped and resumed.
 
+    The logger "jaxseq" says what happens, an epoch a line, at level INFO.
+
+    How many devices there are changes nothing but the last bits: what a model draws for dropout is the same (what is
+    drawn in other ways than Flax's and ours: as in `jaxseq.row_keys`). Under `jax.distributed` every process makes this
+    call with the same arguments and data, and gets the same result; the first alone uses the directory and shows a bar.
+
     >>> task = jaxseq.Task(model, jaxseq.losses.binary_cross_entropy, {"accuracy": jaxseq.losses.binary_accuracy})
     >>> result = jaxseq.fit(task, train, validation, optimizer=jaxseq.rmsprop(), epochs=10, batch_size=128)
     >>> result.history[0]["val_accuracy"]
@@ -103,16 +112,17 @@ def fit(
       directory: where checkpoints go: `latest/`, with everything a resumed run needs, and `best/`; None: nowhere.
       resume: go on from the newest intact checkpoint in `directory`, if there is one.
       pretrained: params -> params, puts values learned elsewhere into a seed's freshly drawn parameters; None: none.
-      save_every: seconds between checkpoints; one is always written at the end and when interrupted.
-      devices: to shard every batch over; None: all. Another number of them changes the last bits, and where the
-        model drops out, which values.
+      save_every: seconds between checkpoints, in the midst of an epoch too; one is always written at the end and when
+        interrupted.
+      devices: to shard every batch over; None: all, of all processes.
       progress: show a progress bar; None: if stderr is a terminal.
       label: the bar's name.
     Returns:
       Fit(state, best_params, best_epoch, history, seconds, steps_per_epoch).
     Raises:
       ValueError: an argument is out of range, the checkpoint belongs to another run, or another run writes there now.
-      TrainingDiverged: the loss became NaN or infinite.
+      OSError: a checkpoint could not be written; those before stay.
+      TrainingDiverged: the loss or a parameter became NaN or infinite.
       Interrupted: SIGINT or SIGTERM came; the run was saved if it has a directory.
     """
     seed_list = _check_seeds(seeds)
@@ -144,12 +154,12 @@ def fit(
     mesh = make_mesh(devices)
     run_chunk = make_train_chunk(task, train, optimizer, batch_size, mesh)
     run_evaluation = None if validation is None else make_evaluation(task, validation, batch_size, mesh)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    arrays, rows = jax.device_put((train.arrays, np.asarray(train.rows, np.int32)), replicated)
+    processes = Processes(mesh)
+    arrays, rows = processes.replicate((train.arrays, np.asarray(train.rows, np.int32)))
     held_out: tuple[Any, ...] = ()
     if validation is not None:  # windows of one series share it: once on the device is enough
         shared = arrays if validation.arrays is train.arrays else validation.arrays
-        held_out = jax.device_put((shared, np.asarray(validation.rows, np.int32)), replicated)
+        held_out = processes.replicate((shared, np.asarray(validation.rows, np.int32)))
 
     initialize_seed = jax.jit(
         functools.partial(initialize, task.model, train.one_input, optimizer, pretrained=pretrained)
@@ -157,37 +167,48 @@ def fit(
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[initialize_seed(seed) for seed in seed_list])
     run = _Run.start(state, task, seed_list)
     settings: dict[str, Any] = {"seeds": seed_list, "batch_size": batch_size, "monitor": monitor}
-    if directory is not None:
+    if directory is not None or processes.several:
         settings |= {"devices": mesh.size, "data_checksum": _checksum(train, validation)}
+    processes.check_same(
+        **settings,
+        epochs=epochs,
+        maximize=maximize,
+        patience=patience,
+        directory=directory is not None,
+        parameters=arguments.leaf_shapes(state),
+    )
     with contextlib.ExitStack() as held:
-        if directory is not None:
-            held.enter_context(checkpoints.exclusive(directory))
-        if directory is not None and resume:
-            run = _resume(directory, run, settings)
-        elif directory is not None and checkpoints.steps(directory / "latest"):
-            raise ValueError(f"directory must hold no checkpoints unless resume=True, got {directory}")
-        run = dataclasses.replace(run, **jax.device_put(run.arrays(), replicated))
+        open_directory = functools.partial(_open_directory, held, directory, resume, run, settings, label)
+        run, still_held = processes.only_first(open_directory, (run, None))
+        run = dataclasses.replace(run, **processes.from_first(run.bookkeeping()))
+        if (run.epoch, run.position) > (epochs, 0):
+            raise ValueError(
+                f"epochs must be at least {run.epoch + (run.position > 0)}, as far as the run to resume in "
+                f"{directory} is, got {epochs}"
+            )
+        run = dataclasses.replace(run, **processes.replicate(processes.arrays_from_first(run.arrays())))
 
         steps = steps_per_epoch(train, batch_size)
+        _log.info("%s: seeds %s, %d epochs of %d steps, devices %d", label, seed_list, epochs, steps, mesh.size)
         bar = held.enter_context(
             tqdm(
                 total=epochs * steps,
                 initial=min(run.epoch * steps + run.position, epochs * steps),
                 desc=label,
                 unit="step",
-                disable=None if progress is None else not progress,
+                disable=(None if progress is None else not progress) if processes.first else True,
                 dynamic_ncols=True,
             )
         )
-        interrupted = held.enter_context(interrupts_noted())
-        clock, last_save = time.monotonic(), time.monotonic()
+        interrupted = held.enter_context(interrupts_noted(directory))
+        clock = last_save = epoch_began = time.monotonic()
         pace = _Pace(steps)
         prefix = "" if validation is None else "val_"
         while run.epoch < epochs and not all(run.stopped):
             stop = min(run.position + pace.steps, steps)
             running = ~np.asarray(run.stopped)
             started = time.monotonic()
-            run.state, run.totals = run_chunk(
+            run.state, run.totals, diverged = run_chunk(
                 run.state,
                 run.totals,
                 ~running,
@@ -198,29 +219,39 @@ def fit(
                 np.int32(stop),
             )
             figures = means(run.totals)
-            pace.note(stop - run.position, time.monotonic() - started)
+            [seconds] = processes.largest([time.monotonic() - started])
+            pace.note(stop - run.position, seconds)
             bar.update(stop - run.position)
             run.position = stop
-            _check_finite(figures["loss"], run, directory)
+            check_finite = functools.partial(_check_finite, run, seed_list, directory)
+            check_finite("loss", figures["loss"], np.asarray(diverged))
+            check_finite("parameters", np.asarray(_zero_or_nan(run.state)))
             if run.position == steps:
                 if run_evaluation is not None:
                     totals = run_evaluation(run.state.params, *held_out)
                     figures |= {f"val_{name}": value for name, value in means(totals).items()}
+                for name in (prefix + "loss", prefix + monitor):
+                    check_finite(name, figures[name])
                 run.end_epoch(figures, figures[prefix + monitor], maximize, patience)
                 run.totals = jax.tree.map(jnp.zeros_like, run.totals)
+                _log_epoch(label, run, epochs, figures, running, seed_list, time.monotonic() - epoch_began)
+                epoch_began = time.monotonic()
             bar.set_postfix({name: f"{value[running].mean():.4f}" for name, value in figures.items()}, refresh=False)
 
             now = time.monotonic()
             done = run.epoch == epochs or all(run.stopped)
-            if directory is not None and (interrupted or done or (run.position == 0 and now - last_save >= save_every)):
+            number, due = processes.largest([interrupted[0] if interrupted else 0, now - last_save >= save_every])
+            if directory is not None and (number or done or due):
                 run.seconds += now - clock
                 clock = now
-                _save(directory, run, settings)
+                copy = dataclasses.replace(run, **processes.own(run.arrays()))
+                processes.only_first(functools.partial(_save, directory, copy, settings, still_held))
                 last_save = time.monotonic()
-            if interrupted:
-                raise Interrupted(interrupted[0], directory)
+            if number:
+                raise Interrupted(int(number), directory)
     run.seconds += time.monotonic() - clock
-    return Fit(run.state, run.best_params, run.best_epoch, run.history, run.seconds, steps)
+    state, best_params = processes.own((run.state, run.best_params))
+    return Fit(state, best_params, run.best_epoch, run.history, run.seconds, steps)
 
 
 def evaluate(
@@ -238,7 +269,7 @@ def evaluate(
       params: parameters, each leaf [S, ...], as `Fit.best_params`.
       data: the examples.
       batch_size: how many at a time; it does not change the result.
-      devices: to shard over; None: all.
+      devices: to shard over; None: all, of all processes, each of which makes this call.
     Returns:
       {"loss": float [S], metric: float [S], …}.
     Raises:
@@ -251,9 +282,8 @@ def evaluate(
     check_inputs(task.model, data)
     _check_params(task.model, params, data.one_input, seeds=True)
     mesh = make_mesh(devices)
-    replicated = NamedSharding(mesh, PartitionSpec())
     run = make_evaluation(task, data, batch_size, mesh)
-    return means(run(*jax.device_put((params, data.arrays, np.asarray(data.rows, np.int32)), replicated)))
+    return means(run(*Processes(mesh).replicate((params, data.arrays, np.asarray(data.rows, np.int32)))))
 
 
 def predict(model: Any, params: Any, inputs: Any, *, batch_size: int = 128) -> np.ndarray:
@@ -294,7 +324,8 @@ def restore_best(directory: str | Path, model: Any, one_input: Any) -> Any:
       model: the Linen module that was trained.
       one_input: an input, or a tuple of them, of the shape and dtype that it was trained on; values do not matter.
     Returns:
-      Parameters of all seeds, each leaf [S, ...]; `select` takes one seed's.
+      Parameters of all seeds, each leaf [S, ...]; `select` takes one seed's. Where those in `best/` are damaged, which
+      a warning says, they are the copy in `latest/`.
     Raises:
       ValueError: there is no intact checkpoint in `directory`, or it holds another model's parameters.
     """
@@ -303,17 +334,20 @@ def restore_best(directory: str | Path, model: Any, one_input: Any) -> Any:
     latest = checkpoints.find_intact(directory / "latest")
     if latest is None:
         raise ValueError(f"directory must hold a checkpoint written by fit, got {directory} with none that is intact")
-    seeds = len(checkpoints.read_metadata(latest)["settings"]["seeds"])
+    seeds = len(_stored(latest)["settings"]["seeds"])
     shapes = jax.eval_shape(functools.partial(initialize, model, one_input, optax.identity()), 0).params
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((seeds, *leaf.shape), leaf.dtype), shapes)
     restored = checkpoints.restore(directory / "best", target)
-    if restored is None:
-        raise ValueError(f"directory must hold best parameters, got {directory} with none that are intact")
-    return restored.tree
+    if restored is not None:
+        return restored.tree
+    return checkpoints.read(latest, {"best_params": target}, partial=True).tree["best_params"]
 
 
 class TrainingDiverged(FloatingPointError):
-    """The loss became NaN or infinite."""
+    """The loss or a parameter became NaN or infinite."""
+
+
+_BOOKKEEPING = ("best_value", "best_epoch", "waited", "stopped", "history", "epoch", "position", "seconds")
 
 
 @dataclasses.dataclass
@@ -343,8 +377,7 @@ class _Run:
         return {"state": self.state, "totals": self.totals, "best_params": self.best_params}
 
     def bookkeeping(self) -> dict[str, Any]:
-        names = ("best_value", "best_epoch", "waited", "stopped", "history", "epoch", "position", "seconds")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _BOOKKEEPING}
 
     def end_epoch(
         self, figures: Mapping[str, np.ndarray], values: np.ndarray, maximize: bool, patience: int | None
@@ -389,15 +422,51 @@ class _Pace:
         self.compiled = True
 
 
-def _check_finite(loss: np.ndarray, run: _Run, directory: str | Path | None) -> None:
-    for seed, value in enumerate(loss.tolist()):
-        if not math.isfinite(value) and not run.stopped[seed]:
-            saved = checkpoints.steps(Path(directory) / "latest") if directory is not None else []
-            where = f"; the last good checkpoint is step {saved[-1]} in {directory}" if saved else ""
-            raise TrainingDiverged(
-                f"loss must stay finite, got {value} in epoch {run.epoch + 1} by step {run.position} "
-                f"(seed number {seed}){where}; try a smaller learning rate, or optax.clip_by_global_norm(1.0)"
-            )
+@jax.jit
+def _zero_or_nan(state: TrainState) -> jax.Array:
+    """Zero for each seed whose parameters are all finite, NaN for the others, [S]."""
+    finite = [jnp.isfinite(leaf).all(range(1, leaf.ndim)) for leaf in jax.tree.leaves((state.step, state.params))]
+    return jnp.where(jnp.stack(finite).all(0), 0.0, jnp.nan)
+
+
+def _check_finite(
+    run: _Run,
+    seeds: list[int],
+    directory: Path | None,
+    name: str,
+    values: np.ndarray,
+    diverged: np.ndarray | None = None,
+) -> None:
+    """Raises TrainingDiverged where a running seed's value is not; `diverged` as `make_train_chunk` gives it."""
+    for index, value in enumerate(values.tolist()):
+        if math.isfinite(value) or run.stopped[index]:
+            continue
+        step = int(np.asarray(run.state.step)[index])
+        if diverged is not None and diverged[index] >= 0:
+            step = int(diverged[index]) + 1
+        good = None if directory is None else checkpoints.find_intact(directory / "latest")
+        raise TrainingDiverged(
+            f"{name} must stay finite, got {value} at step {step} in epoch {run.epoch + 1} (seed {seeds[index]}); "
+            f"{'no checkpoint was saved' if good is None else f'the last good checkpoint is {good}'}; try a smaller "
+            "learning rate, or clip gradients, as jaxseq.rmsprop(clip_norm=1.0) does"
+        )
+
+
+def _log_epoch(
+    label: str,
+    run: _Run,
+    epochs: int,
+    figures: Mapping[str, np.ndarray],
+    running: np.ndarray,
+    seeds: list[int],
+    seconds: float,
+) -> None:
+    """A line for the epoch that ended, and one for each seed that stopped with it."""
+    means_of_seeds = ", ".join(f"{name} {value[running].mean():.4f}" for name, value in figures.items())
+    of = f", mean of {running.sum()} seeds" if running.sum() > 1 else ""
+    _log.info("%s: epoch %d of %d: %s%s; %.1f s", label, run.epoch, epochs, means_of_seeds, of, seconds)
+    for index in np.flatnonzero(running & np.asarray(run.stopped)):
+        _log.info("%s: seed %d stops; its best epoch was %d", label, seeds[index], run.best_epoch[index])
 
 
 def _check_seeds(seeds: int | Sequence[int]) -> list[int]:
@@ -448,28 +517,73 @@ def _checksum(*parts: Examples | None) -> str:
     return digest.hexdigest()[:16]
 
 
-def _save(directory: Path, run: _Run, settings: dict[str, Any]) -> None:
+def _open_directory(
+    held: contextlib.ExitStack,
+    directory: Path | None,
+    resume: bool,
+    run: _Run,
+    settings: dict[str, Any],
+    label: str,
+) -> tuple[_Run, Callable[[], None] | None]:
+    """The run to begin or go on with, and what checks that its directory is still held, if it has one."""
+    if directory is None:
+        return run, None
+    still_held = held.enter_context(checkpoints.exclusive(directory))
+    if resume:
+        return _resume(directory, run, settings, label), still_held
+    if checkpoints.steps(directory / "latest"):
+        raise ValueError(f"directory must hold no checkpoints unless resume=True, got {directory}")
+    return run, still_held
+
+
+def _save(directory: Path, run: _Run, settings: dict[str, Any], still_held: Callable[[], None]) -> None:
     step = int(np.max(jax.device_get(run.state.step)))
     metadata = {"settings": settings, "run": run.bookkeeping()}
-    checkpoints.save(directory / "latest", step, run.arrays(), metadata)
-    checkpoints.save(directory / "best", step, run.best_params, {"epochs": run.best_epoch}, keep=1)
+    try:
+        still_held()
+        # First the best: a run that is killed in between does this again, and a finished one has both.
+        checkpoints.save(directory / "best", step, run.best_params, {"epochs": run.best_epoch}, keep=1)
+        checkpoints.save(directory / "latest", step, run.arrays(), metadata)
+    except OSError as error:
+        saved = checkpoints.steps(directory / "latest")
+        left = f"--resume goes on from step {saved[-1]}" if saved else "it holds no checkpoint"
+        raise OSError(
+            error.errno,
+            f"directory must be one that can be written, got {directory}: {error.strerror or error}; {left}",
+        ) from error
 
 
-def _resume(directory: Path, run: _Run, settings: dict[str, Any]) -> _Run:
+def _stored(checkpoint: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint in `latest/`."""
+    metadata = checkpoints.read_metadata(checkpoint)
+    parts = [metadata.get(part) if isinstance(metadata, dict) else None for part in ("settings", "run")]
+    needed = ({"seeds", "devices"}, set(_BOOKKEEPING))
+    if not all(isinstance(part, dict) and names <= set(part) for part, names in zip(parts, needed, strict=True)):
+        raise ValueError(f"directory must hold a checkpoint written by fit, got {checkpoint}, which is another's")
+    return metadata
+
+
+def _resume(directory: Path, run: _Run, settings: dict[str, Any], label: str) -> _Run:
     newest = checkpoints.find_intact(directory / "latest")
     if newest is None:
+        if checkpoints.steps(directory / "latest"):
+            _log.warning("%s: no checkpoint in %s is intact; the run starts anew", label, directory)
         return run
-    stored = checkpoints.read_metadata(newest)["settings"]
+    stored = _stored(newest)["settings"]
     for name, value in settings.items():
         if name != "devices" and stored.get(name) != value:
             raise ValueError(
                 f"{name} must be {stored.get(name)!r}, as in the run to resume in {directory}, got {value!r}"
             )
     if stored["devices"] != settings["devices"]:
-        tqdm.write(
-            f"resuming on {settings['devices']} devices what ran on {stored['devices']}: "
-            "the last bits of the result will differ"
+        _log.warning(
+            "%s: resuming on %d devices what ran on %d: the last bits of the result will differ",
+            label,
+            settings["devices"],
+            stored["devices"],
         )
-    restored = checkpoints.restore(directory / "latest", run.arrays())
-    assert restored is not None  # it was intact a moment ago
-    return dataclasses.replace(run, **restored.tree, **restored.metadata["run"])
+    restored = checkpoints.read(newest, run.arrays())
+    bookkeeping = {name: restored.metadata["run"][name] for name in _BOOKKEEPING}
+    run = dataclasses.replace(run, **restored.tree, **bookkeeping)
+    _log.info("%s: resumed from %s, after %d whole epochs", label, newest, run.epoch)
+    return run

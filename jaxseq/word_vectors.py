@@ -8,7 +8,7 @@ import zlib
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import NamedTuple
 
@@ -186,9 +186,9 @@ def read_word_vectors(path: str | PathLike[str], *, words: Iterable[str] | None 
       The words and their vectors, float32 [V, D], in the order of the file.
 
     Raises:
-      ValueError: a line has another number of columns, a value that is not a finite number (in float32) or
-        text that is not UTF-8, a word stands twice, the file is empty, or its compression is damaged or cut
-        off; the message names file and line.
+      ValueError: a line has another number of columns, a value that is not a finite number (in float32),
+        a mebibyte or text that is not UTF-8, a word stands twice, the file is empty, or its compression is
+        damaged or cut off; the message names file and line.
       OSError: there is no such file.
     """
     arguments.path("path", path)
@@ -204,10 +204,12 @@ def read_word_vectors(path: str | PathLike[str], *, words: Iterable[str] | None 
     with open(path, "rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        file = gzip.GzipFile(fileobj=raw) if compressed else raw
+        file = gzip.GzipFile(fileobj=raw, mode="rb") if compressed else raw
         number = 0
         try:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE), b""), start=1):
+                if len(line) == _LONGEST_LINE:  # a packed file could hold one of any length
+                    raise ValueError(f"must have fewer than {_LONGEST_LINE} bytes")
                 line = line.rstrip(b" \r\n")
                 pieces = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).split(b" ")
                 size = size or _trailing_numbers(pieces)
@@ -231,6 +233,7 @@ def read_word_vectors(path: str | PathLike[str], *, words: Iterable[str] | None 
 
 
 _LARGEST = float(np.finfo(np.float32).max)
+_LONGEST_LINE = 1 << 20  # bytes
 
 
 def _is_number(piece: bytes) -> bool:

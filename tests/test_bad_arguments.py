@@ -468,12 +468,23 @@ FUNCTIONS = {
     "rmsprop": Function(
         jaxseq.rmsprop,
         dict(),
-        dict(learning_rate=[-1, 0, NAN, INF, "a", None, True, jnp.ones(2)], decay=[-1, 1, NAN, "a"], epsilon=[-1, NAN]),
+        dict(
+            learning_rate=[-1, 0, NAN, INF, "a", None, True, jnp.ones(2)],
+            decay=[-1, 1, NAN, "a"],
+            epsilon=[-1, NAN],
+            clip_norm=[0, -1, NAN, INF, "a"],
+        ),
     ),
     "adam": Function(
         jaxseq.adam,
         dict(),
-        dict(learning_rate=[-1, 0, NAN, INF, "a", None], beta1=[-1, 1, NAN], beta2=[1.5, "a"], epsilon=[-1, None]),
+        dict(
+            learning_rate=[-1, 0, NAN, INF, "a", None],
+            beta1=[-1, 1, NAN],
+            beta2=[1.5, "a"],
+            epsilon=[-1, None],
+            clip_norm=[0, NAN, True],
+        ),
     ),
     "freeze": Function(
         lambda optimizer, modules: jaxseq.freeze(optimizer, modules).init({"a": jnp.ones(2)}),

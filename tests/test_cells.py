@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +43,7 @@ def test_init_draws_each_array_and_key_anew():
     first, second = (cell.init(jax.random.key(seed), 6) for seed in (0, 1))
     leaves = jax.tree.leaves((first, second))
     assert len({np.asarray(leaf).tobytes() for leaf in leaves}) == len(leaves)
-    jax.tree.map(np.testing.assert_array_equal, first, cell.init(jax.random.key(0), 6))
+    chex.assert_trees_all_equal(first, cell.init(jax.random.key(0), 6))
 
 
 def _normal(key, shape, dtype):

@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -39,7 +38,7 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[str | None] = []  # the Range of each
         self.content, self.ranges, self.break_after, self.breaks = CONTENT, True, 0, 0
-        self.status, self.location, self.announce = 200, "", True
+        self.status, self.reason, self.location, self.announce = 200, None, "", True
 
     @property
     def url(self) -> str:
@@ -62,7 +61,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         if server.status != 200:
-            self.send_error(server.status)
+            self.send_error(server.status, server.reason)
             return
         start = 0
         if wanted and server.ranges:
@@ -216,6 +215,13 @@ def test_server_that_announces_no_length(places, server):
     assert find(published(server)).read() == CONTENT
 
 
+def test_broken_off_download_of_an_unannounced_length_goes_on(places, server):
+    """Of a file of published size; without one the checksum alone tells, and it starts again."""
+    server.announce, server.breaks, server.break_after = False, 1, 100_000
+    assert find(published(server, size=len(CONTENT))).read() == CONTENT
+    assert server.requests == [None, "bytes=100000-"]
+
+
 @pytest.mark.parametrize("stale", [b"x" * 1000, b"x" * 2_000_000])
 def test_stale_part_is_thrown_away(places, server, stale):
     _, cache = places
@@ -257,11 +263,41 @@ def test_endless_download_is_cut_off(places, server, announce):
     assert os.listdir(cache) == []
 
 
-@pytest.mark.parametrize("location", ["http://example.org/x", "ftp://example.org/x", "file:///etc/passwd"])
-def test_redirect_away_from_https_is_refused(server, location):
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://example.org/x",
+        "HTTP://127.0.0.1.example.org/x",
+        "//example.org/x",
+        "http://127.0.0.1@example.org/x",
+        "ftp://example.org/x",
+        "file:///etc/passwd",
+        "FILE:///etc/passwd",
+        "data:text/plain,x",
+        "gopher://127.0.0.1/",
+    ],
+)
+def test_redirect_away_from_https_is_refused(places, server, location):
     server.location = location
     with pytest.raises(DataNotFound, match="must stay on https|not allowed"):
         find(published(server))
+    assert len(server.requests) == 1 and os.listdir(places[1]) == []
+    with pytest.raises(DataNotFound, match="must stay on https"):
+        find(published(server, urls=(location,)))  # nor is it read where it stands in the source
+
+
+def test_a_redirect_to_itself_ends(server):
+    server.location = server.url
+    with pytest.raises(DataNotFound, match="infinite loop"):
+        find(published(server))
+    assert len(server.requests) < 12
+
+
+def test_a_servers_words_do_not_reach_the_terminal(server):
+    server.status, server.reason = 404, "gone \x1b]0;owned\x07\x9b31m"
+    with pytest.raises(DataNotFound, match="404: gone") as error:
+        find(published(server))
+    assert str(error.value).isprintable()
 
 
 def test_plain_http_is_refused(server, monkeypatch):
@@ -343,15 +379,3 @@ def test_source_is_json(places):
         "files": [{"name": "file.bin", "sha256": SHA256, "published": True}],
     }
     assert source.published and not Source("synthetic", "some").published
-
-
-def test_nothing_unpickles_freely():
-    package = Path(files.__file__).parent
-    for path in package.glob("*.py"):
-        assert "allow_pickle=True" not in path.read_text()
-    # The readers need NumPy and tqdm alone: JAX is whatever the package itself imports.
-    code = (
-        "import sys, types; package = types.ModuleType('jaxseq'); package.__path__ = [sys.argv[1]];"
-        "sys.modules['jaxseq'] = package; import jaxseq.datasets; assert 'jax' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code, str(package.parent)], check=True)

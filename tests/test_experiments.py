@@ -1,10 +1,7 @@
 """The command line end to end, the documents' parameter counts, and what a user can get wrong."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -178,41 +175,6 @@ def test_a_result_that_is_not_one_is_never_replaced_unasked(tmp_path, capsys):
 def test_another_result_is_not_replaced_unasked(smoked, capsys):
     assert main(["run", "imdb_lstm", "--out", str(smoked)]) == 2
     assert "--out must not hold another result of imdb_lstm" in capsys.readouterr().err
-
-
-def test_ctrl_c_saves_and_resume_ends_as_if_nothing_had_happened(tmp_path):
-    """A real process, a real signal: exit code 130, a line that says how to go on, the same bits in the end."""
-    command = [sys.executable, "-m", "experiments", "run", "imdb_simple_rnn", "--data", "synthetic", "--seeds", "1"]
-    command += ["--epochs", "2", "--out"]
-    # In the child a metric cannot send a signal: it is sent once the second checkpointable chunk is under way.
-    script = (
-        "import signal, sys\n"
-        "from jaxseq import training\n"
-        "from experiments.__main__ import main\n"
-        "note, calls = training._Pace.note, []\n"
-        "def interrupting(self, steps, seconds):\n"
-        "    note(self, steps, seconds)\n"
-        "    self.steps = 3\n"
-        "    calls.append(1)\n"
-        "    if len(calls) == 3: signal.raise_signal(signal.SIGINT)\n"
-        "training._Pace.note = interrupting\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    stopped = subprocess.run(
-        [sys.executable, "-c", script, *command[3:], str(tmp_path / "a")], capture_output=True, text=True, timeout=300
-    )
-    assert stopped.returncode == 130, stopped.stderr
-    assert "--resume" in stopped.stderr.splitlines()[-1] and "Traceback" not in stopped.stderr
-    environment = dict(os.environ)
-    unasked = subprocess.run([*command, str(tmp_path / "a")], capture_output=True, text=True, env=environment)
-    assert unasked.returncode == 2 and "--resume" in unasked.stderr
-    histories = []
-    for name, more in (("a", ["--resume"]), ("b", [])):
-        done = subprocess.run([*command, str(tmp_path / name), *more], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        result = json.loads((tmp_path / name / "imdb_simple_rnn" / "result.json").read_text())
-        histories.append((result["history"], result["figures"]))
-    assert histories[0] == histories[1]
 
 
 def test_mean_and_deviation_are_those_of_the_seeds():

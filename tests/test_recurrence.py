@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,7 +166,7 @@ def test_padding_leaves_the_sequence_alone_whatever_it_holds(name):
         filled = jnp.where(options["mask"][..., None], inputs, filler)
         results.append(run_and_back(SCAN, cell, params, filled, cotangents, **options))
     for other in results[1:]:
-        jax.tree.map(np.testing.assert_array_equal, results[0], other)
+        chex.assert_trees_all_equal(results[0], other)
     d_inputs = results[0][1][1]
     assert np.all(np.asarray(d_inputs)[~np.asarray(options["mask"])] == 0.0)
     assert np.all(np.asarray(results[0][0][1])[~np.asarray(options["mask"])] == 0.0)
@@ -207,9 +208,9 @@ def test_a_row_without_a_real_step_returns_the_state_it_started_from(name):
     (params, inputs, cotangents), options = situation(CELLS[name])
     options = without_resets(options) | {"mask": jnp.zeros((T, B), bool)}
     (final, outputs), grads = run_and_back(SCAN, CELLS[name], params, inputs, cotangents, **options)
-    jax.tree.map(np.testing.assert_array_equal, final, options["state"])
+    chex.assert_trees_all_equal(final, options["state"])
     assert not np.any(outputs)
-    jax.tree.map(np.testing.assert_array_equal, grads[2], cotangents[0])
+    chex.assert_trees_all_equal(grads[2], cotangents[0])
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads[:2]))
 
 
@@ -353,7 +354,7 @@ def test_bidirectional_takes_one_cell_for_both_directions():
     cell, inputs = CELLS["gru"], jnp.ones((T, F))
     params = random_params(cell, F, 0), random_params(cell, F, 1)
     one = jaxseq.bidirectional(cell, params, inputs)
-    jax.tree.map(np.testing.assert_array_equal, one, jaxseq.bidirectional((cell, cell), params, inputs))
+    chex.assert_trees_all_equal(one, jaxseq.bidirectional((cell, cell), params, inputs))
 
 
 @both_directions

@@ -1,6 +1,7 @@
-"""Training: what a step computes, seeds, stopping, resuming, devices."""
+"""Training: what a step computes, seeds, stopping, resuming; several devices are in test_devices.py."""
 
 import functools
+import re
 import signal
 
 import flax.linen as nn
@@ -128,6 +129,75 @@ def test_interrupted_within_an_epoch_is_saved_and_resumed_bit_for_bit(tmp_path, 
     assert resumed.history == uninterrupted.history
 
 
+def test_a_directory_that_vanishes_is_named_and_not_made_anew(tmp_path, monkeypatch, uninterrupted):
+    directory, elsewhere, calls = tmp_path / "run", tmp_path / "elsewhere", []
+
+    def note(self, steps, seconds):
+        self.steps = 5
+        calls.append(steps)
+        if len(calls) == 6:
+            directory.rename(elsewhere)
+
+    monkeypatch.setattr(training._Pace, "note", note)
+    settings = dict(optimizer=rmsprop(), epochs=6, seeds=2, patience=2, directory=directory)
+    message = f"directory must be one that can be written, got {directory}: .* must stay where it is; .*no checkpoint$"
+    with pytest.raises(FileNotFoundError, match=message):
+        FIT(**settings, save_every=0)
+    assert not directory.exists() and len(jaxseq.checkpoints.steps(elsewhere / "latest")) == 2
+    elsewhere.rename(directory)
+    resumed = FIT(**settings, resume=True)
+    same(resumed.state, uninterrupted.state)
+    assert resumed.history == uninterrupted.history
+
+
+def test_saved_within_an_epoch_when_it_is_time(tmp_path, monkeypatch):
+    saved, save = [], training.checkpoints.save
+    monkeypatch.setattr(
+        training.checkpoints, "save", lambda *args, **named: saved.append(args[:2]) or save(*args, **named)
+    )
+    monkeypatch.setattr(training._Pace, "note", lambda self, steps, seconds: setattr(self, "steps", 2))
+    FIT(optimizer=rmsprop(), epochs=1, directory=tmp_path, save_every=0)
+    steps = [(tmp_path / part, step) for step in (1, 3, 5) for part in ("best", "latest")]
+    assert saved == steps  # the best first: a run that is finished has both
+
+
+def test_a_run_is_not_resumed_to_an_epoch_that_it_has_passed(tmp_path):
+    FIT(optimizer=rmsprop(), epochs=2, directory=tmp_path)
+    with pytest.raises(ValueError, match=f"^epochs must be at least 2, as far as the run to resume in {tmp_path} is"):
+        FIT(optimizer=rmsprop(), epochs=1, directory=tmp_path, resume=True)
+    assert FIT(optimizer=rmsprop(), epochs=2, directory=tmp_path, resume=True).history[0]["loss"]
+
+
+def test_a_run_without_an_intact_checkpoint_says_that_it_starts_anew(tmp_path, caplog):
+    FIT(optimizer=rmsprop(), epochs=1, directory=tmp_path, save_every=0)
+    for manifest in (tmp_path / "latest").glob("*/manifest.json"):
+        manifest.write_text("{}")
+    with pytest.warns(UserWarning, match="is damaged"):
+        FIT(optimizer=rmsprop(), epochs=1, directory=tmp_path, resume=True, save_every=0)
+    assert f"no checkpoint in {tmp_path} is intact; the run starts anew" in caplog.text
+    jaxseq.restore_best(tmp_path, MODEL, INPUTS[:1])  # nothing damaged is left
+
+
+def test_best_parameters_that_are_damaged_are_read_from_the_latest_checkpoint(tmp_path):
+    result = FIT(optimizer=rmsprop(), epochs=3, seeds=2, directory=tmp_path)
+    metadata = next((tmp_path / "best").glob("*/metadata.json"))
+    metadata.write_text(metadata.read_text() + " ")
+    with pytest.warns(UserWarning, match="'metadata.json' does not match its sha256"):
+        same(jaxseq.restore_best(tmp_path, MODEL, INPUTS[:1]), result.best_params)
+
+
+def test_what_a_run_does_is_logged(tmp_path, caplog):
+    caplog.set_level("INFO", "jaxseq")
+    result = FIT(optimizer=rmsprop(), epochs=30, seeds=3, patience=2, directory=tmp_path, label="tiny")
+    lines = caplog.messages
+    assert lines[0] == "tiny: seeds [0, 1, 2], 30 epochs of 5 steps, devices 1"
+    losses_ = np.mean([run["loss"][1] for run in result.history])
+    assert re.match(f"tiny: epoch 2 of 30: .*loss {losses_:.4f}, .*val_loss .*, mean of 3 seeds; ", lines[2])
+    for seed, (run, best) in enumerate(zip(result.history, result.best_epoch, strict=True)):
+        if len(run["loss"]) < 30:
+            assert f"tiny: seed {seed} stops; its best epoch was {best}" in lines
+
+
 def test_early_stopping_stops_each_seed_where_keras_would():
     result = FIT(optimizer=rmsprop(), epochs=30, seeds=3, patience=2)
     lengths = set()
@@ -145,16 +215,6 @@ def test_early_stopping_stops_each_seed_where_keras_would():
     scores = jaxseq.evaluate(make_task(), result.best_params, VALIDATION, batch_size=8, devices=ONE_DEVICE)
     for seed, run in enumerate(result.history):
         assert float(scores["loss"][seed]) == min(run["val_loss"])  # the weights kept are the best epoch's
-
-
-def test_several_devices_give_the_single_device_result():
-    settings = {"optimizer": rmsprop(), "epochs": 2, "batch_size": 12, "progress": False}
-    one = jaxseq.fit(make_task(PLAIN), TRAIN, VALIDATION, devices=ONE_DEVICE, **settings)
-    for count in (3, len(jax.devices())):
-        several = jaxseq.fit(make_task(PLAIN), TRAIN, VALIDATION, devices=jax.devices()[:count], **settings)
-        for a, b in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(several.state.params), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # RMSprop's 1/√v enlarges rounding
-        np.testing.assert_allclose(one.history[0]["val_loss"], several.history[0]["val_loss"], rtol=1e-4)
 
 
 def test_evaluate_and_predict_do_not_depend_on_the_batch_size():
@@ -221,16 +281,45 @@ def test_more_epochs_do_not_compile_more():
     assert count(1) == count(5)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run():
-    class Exploding(nn.Module):
-        @nn.compact
-        def __call__(self, inputs, *, train=False):
-            return jnp.exp(nn.Dense(1)(inputs.astype(jnp.float32)) * 1e3)
+class Exploding(nn.Module):
+    """A linear model of one weight."""
 
+    @nn.compact
+    def __call__(self, inputs, *, train=False):
+        return nn.Dense(1, use_bias=False, kernel_init=nn.initializers.ones)(inputs)
+
+
+def explode(optimizer, validation=None, **settings):
     task = jaxseq.Task(Exploding(), losses.squared_error)
-    data = jaxseq.examples(INPUTS, TARGETS.astype(np.float32))
-    with pytest.raises(jaxseq.TrainingDiverged, match=r"loss must stay finite, got .* epoch 1 .*clip"):
-        jaxseq.fit(task, data, optimizer=optax.sgd(1.0), epochs=3, batch_size=8, devices=ONE_DEVICE, progress=False)
+    ones = np.ones((40, 1), np.float32)
+    data = [jaxseq.examples(x, np.zeros(len(x), np.float32)) for x in (ones, validation) if x is not None]
+    settings = {"epochs": 9, "batch_size": 8, "devices": ONE_DEVICE, "progress": False, "seeds": [3], **settings}
+    return jaxseq.fit(task, *data, optimizer=optimizer, **settings)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path, monkeypatch):
+    """The weight is multiplied by −999 at each step: its square leaves float32 at the eighth, w = −999⁷."""
+    assert 8 * 999.0**12 < float(np.finfo(np.float32).max) < 999.0**14
+    message = "^loss must stay finite, got inf at step 8 in epoch 2 .seed 3.; {}; try a smaller learning rate, or clip"
+    with pytest.raises(jaxseq.TrainingDiverged, match=message.format("no checkpoint was saved")):
+        explode(optax.sgd(500.0))
+    for pace in (1, 5):
+        monkeypatch.setattr(training._Pace, "note", lambda self, *_, pace=pace: setattr(self, "steps", pace))
+        directory = tmp_path / str(pace)
+        good = directory / "latest" / f"step_{ {1: 7, 5: 5}[pace]:08d}"
+        with pytest.raises(jaxseq.TrainingDiverged, match=message.format(f"the last good checkpoint is {good}")):
+            explode(optax.sgd(500.0), directory=directory, save_every=0)
+    resumed = explode(jaxseq.rmsprop(clip_norm=1.0), directory=tmp_path / "clipped", epochs=1)
+    assert np.isfinite(resumed.history[0]["loss"]).all()
+
+
+def test_parameters_and_a_validation_that_are_not_finite_stop_the_run(tmp_path):
+    """The last step's loss may be finite and what it leaves not; nothing of that is saved."""
+    with pytest.raises(jaxseq.TrainingDiverged, match="^parameters must stay finite, got nan at step 1 in epoch 1"):
+        explode(optax.chain(optax.sgd(1.0), optax.scale(np.inf)), epochs=1, batch_size=40, directory=tmp_path)
+    assert not jaxseq.checkpoints.steps(tmp_path / "latest")
+    with pytest.raises(jaxseq.TrainingDiverged, match="^val_loss must stay finite, got inf at step 5 in epoch 1"):
+        explode(optax.sgd(1e-3), validation=np.full((2, 1), 1e30, np.float32))
 
 
 def test_batch_statistics_are_refused():

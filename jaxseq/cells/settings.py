@@ -88,7 +88,7 @@ def from_json(text: str, cells: Iterable[type]) -> Any:
     classes = {cell.__name__: cell for cell in cells}
     try:
         fields = json.loads(arguments.text("text", text))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
             f"text must be a cell's JSON, as of cell_to_json, got {arguments.shown(text)} ({error})"
         ) from None

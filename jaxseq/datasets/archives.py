@@ -1,17 +1,17 @@
 """Reads members of archives as bytes; nothing is ever extracted to disk.
 
 An archive is refused whole if any member looked at has a path that leads outside it, is a link or a device,
-or is larger than the limits: an honest one has none of these.
+or is larger than the limits: an honest one has none of these. An archive within an archive is bytes, and stays packed.
 """
 
 import gzip
 import io
-import lzma
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from tarfile import HeaderError
 from typing import BinaryIO, cast
 
@@ -21,8 +21,18 @@ _DAMAGE = (
     gzip.BadGzipFile,
     tarfile.TarError,
     zipfile.BadZipFile,
-    lzma.LZMAError,
     OSError,
+)
+_ZIP_ENTRY = b"PK\x01\x02"  # what every entry of a zip's directory begins with
+_MAX_ZIP_ENTRIES = 10_000
+_MAX_TAR_MEMBERS = 1 << 18  # aclImdb has 100,000 reviews
+_MAX_TAR_HEADER = 1 << 16  # bytes of a long name or of extended fields
+_TAR_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
 )
 
 
@@ -30,7 +40,7 @@ def check_name(name: str, title: str) -> None:
     """Raises ValueError unless `name` is a relative path that stays inside its archive."""
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name or not name:
-        raise ValueError(f"{title} must hold paths inside the archive only, got {name!r}")
+        raise ValueError(f"{title} must hold paths inside the archive only, got {name!r:.80}")
 
 
 class _Limited(io.RawIOBase):
@@ -52,7 +62,16 @@ class _Limited(io.RawIOBase):
 
 
 class _Member(tarfile.TarInfo):
-    """Raises at a damaged header, which tarfile takes for the end of the archive."""
+    """Raises at a damaged header, which tarfile takes for the end of the archive, and at one that would grow."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _TAR_HEADERS and member.size > _MAX_TAR_HEADER:
+            raise EOFError(f"a header of {member.size} bytes")
+        if member.type == tarfile.XGLTYPE:  # tarfile would keep its fields, and those of all others
+            raise EOFError("a header for the whole archive")
+        return member
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_Member":
@@ -75,7 +94,7 @@ def gunzip(contents: bytes, *, title: str, max_bytes: int) -> bytes:
             raise ValueError(f"{title} must have at most {max_bytes} bytes, got {len(contents)}")
         return contents
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(contents)) as stream:
+        with gzip.GzipFile(fileobj=io.BytesIO(contents), mode="rb") as stream:
             return _Limited(stream, max_bytes, title).read()
     except _DAMAGE as error:
         raise ValueError(f"{title} must be a whole gzip file, but is damaged: {error}") from error
@@ -101,32 +120,84 @@ def tar_members(
       ValueError: damaged, truncated, too large, or a member that is a link, a device or outside the archive.
     """
     try:
-        with gzip.GzipFile(fileobj=stream) as unzipped:
+        with gzip.GzipFile(fileobj=stream, mode="rb") as unzipped:
             limited = _Limited(unzipped, max_bytes, title)
             with tarfile.open(fileobj=cast(BinaryIO, limited), mode="r|", tarinfo=_Member) as archive:
-                for member in archive:
+                for count, member in enumerate(archive, 1):
+                    vars(archive)["members"] = []  # tarfile would keep every member it ever saw
+                    if count > _MAX_TAR_MEMBERS:
+                        raise ValueError(f"{title} must hold at most {_MAX_TAR_MEMBERS} files and directories")
                     check_name(member.name, title)
                     if member.isdir():
                         continue
-                    if not member.isreg():
+                    if not member.isreg() or member.issparse() or member.size < 0:  # a sparse file's holes cost nothing
                         kind = "a link" if member.issym() or member.islnk() else "a special file"
-                        raise ValueError(f"{title} must hold files and directories only, but {member.name!r} is {kind}")
+                        rule = f"must hold files and directories only, but {member.name!r:.80} is {kind}"
+                        raise ValueError(f"{title} {rule}")
                     if not wanted(member.name):
                         continue
                     if member.size > max_member_bytes:
                         rule = f"must have at most {max_member_bytes} bytes, got {member.size}"
-                        raise ValueError(f"{title}: {member.name!r} {rule}")
+                        raise ValueError(f"{title}: {member.name!r:.80} {rule}")
                     contents = archive.extractfile(member)
                     data = contents.read() if contents else b""
                     if len(data) != member.size:
-                        raise ValueError(f"{title} must be whole, but ends within {member.name!r}")
+                        raise ValueError(f"{title} must be whole, but ends within {member.name!r:.80}")
                     yield member.name, data
-                    # tarfile would keep every member it ever saw.
-                    vars(archive)["members"] = []
             while limited.read(1 << 20):  # to the end, where gzip's own checksum is
                 pass
-    except _DAMAGE as error:
+    except (*_DAMAGE, RecursionError) as error:  # a header may announce a header, which may announce a header
         raise ValueError(f"{title} must be a whole .tar.gz file, but is damaged: {error}") from error
+
+
+@contextmanager
+def _blamed() -> Iterator[None]:
+    """What zipfile raises ValueError of is damage too: places before the file's start, names that are no text."""
+    try:
+        yield
+    except ValueError as error:
+        raise zipfile.BadZipFile(str(error)) from error
+
+
+@contextmanager
+def open_zip(stream: BinaryIO, title: str, kind: str = ".zip") -> Iterator[zipfile.ZipFile]:
+    """Opens a `.zip`, or a file of its format; what is damaged in it, or encrypted, is a ValueError.
+
+    Raises:
+      ValueError: that, or too many files in it: zipfile makes an object of each before it can be asked how many.
+    """
+    try:
+        entries, rest = 0, b""
+        while chunk := stream.read(1 << 20):
+            entries += (rest + chunk).count(_ZIP_ENTRY)
+            rest = (rest + chunk)[-3:]  # no whole mark fits
+        if entries > _MAX_ZIP_ENTRIES:
+            raise ValueError(f"{title} must hold at most {_MAX_ZIP_ENTRIES} files, got {entries}")
+        stream.seek(0)
+        with _blamed():
+            archive = zipfile.ZipFile(stream)
+        with archive:
+            yield archive
+    except (*_DAMAGE, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{title} must be a whole {kind} file, but is damaged: {error}") from error
+
+
+def zip_contents(archive: zipfile.ZipFile, info: zipfile.ZipInfo, title: str, max_bytes: int) -> bytes:
+    """The contents of one entry of an open `.zip`: never more bytes than it declares.
+
+    Raises:
+      ValueError: it declares more than `max_bytes`, has another size, or is packed otherwise than by deflate.
+    """
+    name = f"{info.filename!r:.80}"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA takes the memory that it asks for
+        raise ValueError(f"{title}: {name} must be stored or deflated, got the method {info.compress_type}")
+    if info.file_size > max_bytes:
+        raise ValueError(f"{title}: {name} must have at most {max_bytes} bytes, declares {info.file_size}")
+    with _blamed(), archive.open(info) as member:
+        contents = member.read(info.file_size + 1)
+    if len(contents) != info.file_size:
+        raise ValueError(f"{title}: {name} must have its declared size {info.file_size}")
+    return contents
 
 
 def zip_member(stream: BinaryIO, name: str, *, title: str = "the archive", max_bytes: int = 1 << 30) -> bytes:
@@ -140,22 +211,12 @@ def zip_member(stream: BinaryIO, name: str, *, title: str = "the archive", max_b
     Raises:
       ValueError: damaged, encrypted, too large, no such member, a link, or a path outside the archive.
     """
-    try:
-        with zipfile.ZipFile(stream) as archive:
-            for info in archive.infolist():
-                check_name(info.filename, title)
-                if stat.S_ISLNK(info.external_attr >> 16):
-                    raise ValueError(f"{title} must hold files only, but {info.filename!r} is a link")
-            matches = [info for info in archive.infolist() if info.filename == name]
-            if len(matches) != 1:
-                raise ValueError(f"{title} must hold {name!r} once, got {len(matches)} times")
-            info = matches[0]
-            if info.file_size > max_bytes:
-                raise ValueError(f"{title}: {name!r} must have at most {max_bytes} bytes, declares {info.file_size}")
-            with archive.open(info) as member:
-                contents = member.read(info.file_size + 1)
-            if len(contents) != info.file_size:
-                raise ValueError(f"{title}: {name!r} must have its declared size {info.file_size}")
-            return contents
-    except (*_DAMAGE, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{title} must be a whole .zip file, but is damaged: {error}") from error
+    with open_zip(stream, title) as archive:
+        for info in archive.infolist():
+            check_name(info.filename, title)
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise ValueError(f"{title} must hold files only, but {info.filename!r:.80} is a link")
+        matches = [info for info in archive.infolist() if info.filename == name]
+        if len(matches) != 1:
+            raise ValueError(f"{title} must hold {name!r} once, got {len(matches)} times")
+        return zip_contents(archive, matches[0], title, max_bytes)

@@ -4,7 +4,8 @@ An object array is stored as a pickle, and a pickle is a program. Ours may only 
 arrays, lists, numbers. Three walls, each enough against a bomb:
 
 1. The stream is read op by op before it is run. Only ops that build lists, tuples, numbers, strings and calls
-   are admitted, with bounded memo indices, and every global it names must be one of NumPy's three.
+   are admitted, a bounded number of them, with bounded memo indices, and every global it names must be one of
+   NumPy's three.
 2. The globals are replaced by stand-ins which only record their arguments, so not even NumPy's own
    `dtype.__setstate__`, which trusts its caller with flags and sizes, sees what the file says.
 3. What was recorded is checked: one dimension, known number types, lengths that fit, a bounded size.
@@ -17,11 +18,11 @@ import pickletools
 import re
 import reprlib
 import warnings
-import zipfile
-import zlib
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from jaxseq.datasets.archives import open_zip, zip_contents
 
 _GLOBALS = {
     ("numpy", "ndarray"),
@@ -42,8 +43,10 @@ _MARKS = re.compile(rb"(?s)(?:[(ea]|\x95.{8})*+")
 _OP_SIZES = np.ones(256, np.int64)
 _OP_SIZES[[ord("K"), ord("M"), ord("J"), 0x95]] = 2, 3, 5, 9
 _MAX_ROW = 1 << 16
+_MAX_ROWS = 1 << 20
+_MAX_OPS = 1 << 22  # bytes of ops, in what the unpickler runs: one byte can make an object of 64
 _NUMBER_TYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
-_MAX_BYTES = 1 << 30
+_MAX_BYTES = 1 << 28
 
 
 class Ragged:
@@ -58,7 +61,8 @@ class Ragged:
         """Checks that the lengths add up."""
         if values.ndim != 1 or lengths.ndim != 1 or int(lengths.sum()) != len(values):
             raise ValueError(f"lengths must add up to {values.shape}, got {int(lengths.sum())}")
-        self.values, self.lengths = values, lengths.astype(np.int64)
+        self.values: np.ndarray = values
+        self.lengths: np.ndarray = lengths.astype(np.int64)
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -102,26 +106,22 @@ def read_arrays(
     Raises:
       ValueError: the file is damaged, too large, lacks a name, or holds anything but arrays, lists, numbers.
     """
-    try:
-        with zipfile.ZipFile(stream) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            missing = [name for name in names if name not in members]
-            if missing:
-                raise ValueError(f"{title} must have the arrays {', '.join(names)}, but lacks {', '.join(missing)}")
-            declared = sum(members[name].file_size for name in names)
-            if declared > max_bytes:
-                raise ValueError(f"{title} must unpack to at most {max_bytes} bytes, but declares {declared}")
-            arrays: dict[str, np.ndarray | Ragged] = {}
-            for name in names:
-                with archive.open(members[name]) as member:
-                    # Never more than declared, so never more than max_bytes, whatever the stream unpacks to.
-                    contents = member.read(members[name].file_size + 1)
-                if len(contents) != members[name].file_size:
-                    raise ValueError(f"{title}: {name} must have its declared size {members[name].file_size}")
-                arrays[name] = _read_array(contents, f"{title}: {name}", max_bytes)
-            return arrays
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise ValueError(f"{title} must be a whole .npz file, but is damaged: {error}") from error
+    with open_zip(stream, title, ".npz") as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            raise ValueError(
+                f"{title} must name each array once, got {len(archive.infolist())} of {len(members)} names"
+            )
+        missing = [name for name in names if name not in members]
+        if missing:
+            raise ValueError(f"{title} must have the arrays {', '.join(names)}, but lacks {', '.join(missing)}")
+        declared = sum(members[name].file_size for name in names)
+        if declared > max_bytes:
+            raise ValueError(f"{title} must unpack to at most {max_bytes} bytes, but declares {declared}")
+        return {
+            name: _read_array(zip_contents(archive, members[name], title, max_bytes), f"{title}: {name}", max_bytes)
+            for name in names
+        }
 
 
 def _read_array(contents: bytes, title: str, max_bytes: int) -> np.ndarray | Ragged:
@@ -137,6 +137,8 @@ def _read_array(contents: bytes, title: str, max_bytes: int) -> np.ndarray | Rag
             else:
                 raise ValueError(f"version {version} is not known")
         if dtype != np.dtype(object):
+            if dtype.kind not in "biuf":
+                raise ValueError(f"it must hold numbers or objects, got {dtype}")
             if math.prod(shape) * dtype.itemsize > max_bytes:
                 raise ValueError(f"its shape must fit {max_bytes} bytes, got {shape}")
             return np.lib.format.read_array(io.BytesIO(contents), allow_pickle=False)
@@ -231,15 +233,19 @@ def _op_name(code: str) -> str:
     return next((op.name for op in pickletools.opcodes if op.code == code), repr(code))
 
 
-def _check_ops(stream: bytes, position: int) -> int:
-    """Raises unless every op is admitted; makes and calls nothing.
+def _check_ops(stream: bytes, position: int, most: float = math.inf) -> int:
+    """Raises unless every op is admitted, and `most` bytes of them at most; makes and calls nothing.
 
     Returns where the last run of ops of fixed size starts.
     """
+    count = 0
     while True:
         run = position
         match = _FIXED_OPS.match(stream, position)
         position = match.end() if match else position
+        count += position - run + 1
+        if count > most:
+            raise ValueError(f"its pickle has more than {most} bytes of ops")
         op = stream[position : position + 1]
         if op == b".":
             return run
@@ -270,6 +276,8 @@ def _read_objects(stream: bytes, begin: int, shape: tuple[int, ...], max_bytes: 
         header = stream[begin : opening.end()]
         header = header[:2] + header[11 if header[2:3] == b"\x95" else 2 :]
         stream, begin = header + stream[end:], 0
+    # Again, of the very bytes that the unpickler gets: what looked like a list's opening may have been an op's operand.
+    _check_ops(stream, begin, _MAX_OPS)
     try:
         # latin1 is how NumPy itself reads the byte strings that Python 2 wrote.
         recorded = _Unpickler(io.BytesIO(stream[begin:]), encoding="latin1").load()
@@ -306,6 +314,8 @@ def _integer_rows(stream: bytes, position: int) -> tuple[Ragged, int]:
             break
         starts.append(row.end(1))
         ends.append(position := row.end())
+        if len(starts) > _MAX_ROWS:
+            raise ValueError(f"it must have at most {_MAX_ROWS} rows")
     op = stream[position : position + 1].decode("latin-1")
     if op not in "tN\x85\x86\x87":  # the ops that can follow an array's last row
         raise ValueError(

@@ -13,9 +13,9 @@ The rules:
 
 import hashlib
 import http.client
-import io
 import os
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from tqdm import tqdm
 
@@ -32,6 +32,7 @@ _TIMEOUT = 30.0  # seconds without a byte
 _ATTEMPTS = 4  # per address; each goes on where the one before broke off
 _PAUSE = 1.0  # seconds before the second attempt, doubled each time
 _CHUNK = 1 << 20
+_SPOOLED = 1 << 27  # bytes: a larger file is opened as a private copy on the disk
 _MAX_BYTES = 2 << 30  # of a download whose published size is not known
 _ALLOW_LOOPBACK_HTTP = False  # tests set it, to serve files from http://127.0.0.1
 
@@ -67,7 +68,7 @@ class Source:
         """Whether every file is, byte for byte, the one whose checksum was published."""
         return bool(self.files) and all(file.published for file in self.files)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """The record as dicts, lists, strings and booleans."""
         return {"kind": self.kind, "name": self.name, "files": [file._asdict() for file in self.files]}
 
@@ -130,13 +131,27 @@ class Found(NamedTuple):
           ValueError: the file changed since it was found.
         """
         contents = self.path.read_bytes()
-        if hashlib.sha256(contents).hexdigest() != self.sha256:
-            raise ValueError(f"{self.path} must not change while it is read, but its sha256 is now another")
+        self._check(hashlib.sha256(contents).hexdigest())
         return contents
 
     def open(self) -> BinaryIO:
-        """The bytes of `read`, as a file."""
-        return io.BytesIO(self.read())
+        """The bytes of `read`, as a file: a copy that nobody else can change, in memory or, if large, on the disk."""
+        copy, sha256 = tempfile.SpooledTemporaryFile(_SPOOLED, prefix="jaxseq-"), hashlib.sha256()
+        try:
+            with self.path.open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    sha256.update(chunk)
+                    copy.write(chunk)
+            self._check(sha256.hexdigest())
+            copy.seek(0)
+        except BaseException:
+            copy.close()
+            raise
+        return cast(BinaryIO, copy)
+
+    def _check(self, sha256: str) -> None:
+        if sha256 != self.sha256:
+            raise ValueError(f"{self.path} must not change while it is read, but its sha256 is now another")
 
 
 def data_directory() -> Path | None:
@@ -193,7 +208,7 @@ def find(file: DataFile, *, download: bool = True) -> Found:
     else:
         for url in file.urls:
             try:
-                return _found(_download(url, file, cache), file)
+                return _download(url, file, cache)
             except (OSError, ValueError, http.client.HTTPException) as error:
                 failure = f"{url}: {_one_line(error)}"
     place = f"{directory} (JAXSEQ_DATA)" if directory else "a directory named by JAXSEQ_DATA (not set)"
@@ -227,7 +242,9 @@ def _checksums(path: Path, *, with_md5: bool) -> tuple[str, str]:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # A server's own words may stand in it: nothing that a terminal would obey.
+    text = "".join(one if one.isprintable() else " " for one in str(error))
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _check_url(url: str) -> None:
@@ -243,14 +260,14 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _download(url: str, file: DataFile, cache: Path) -> Path:
+def _download(url: str, file: DataFile, cache: Path) -> Found:
     """Fetches `url` into the cache, verifies it, gives it its name."""
     _check_url(url)
     cache.mkdir(parents=True, exist_ok=True)
     final, part = cache / file.name, cache / (file.name + ".part")
     with _locked(part):
-        if final.is_file() and _found(final, file).published:
-            return final  # another process was faster
+        if final.is_file() and (found := _found(final, file)).published:
+            return found  # another process was faster
         for fresh in (False, True):
             if fresh:
                 part.write_bytes(b"")
@@ -262,7 +279,7 @@ def _download(url: str, file: DataFile, cache: Path) -> Path:
                     os.fsync(stream.fileno())
                 os.replace(part, final)
                 _sync_directory(cache)
-                return final
+                return found._replace(path=final)  # whoever reads it verifies these bytes again
             part.unlink()
             if not resumed:
                 break  # what came was whole and wrong: fetching it again would not help
@@ -300,7 +317,7 @@ def _fetch_once(url: str, part: Path, file: DataFile) -> None:
         if start and not _continues(response, start):
             start = 0  # the server starts again, so do we
         length = response.headers.get("Content-Length")
-        total = start + int(length) if length and length.isdigit() else None
+        total = start + int(length) if length and length.isdigit() else file.size
         limit = file.size if file.size is not None else _MAX_BYTES
         if total is not None and total > limit:
             raise ValueError(f"{file.name} must have at most {limit} bytes, but the server announces {total}")

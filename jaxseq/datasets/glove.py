@@ -55,7 +55,7 @@ def load(dimensions: int = 100, *, words: Iterable[str] | None = None) -> GloveV
     found = find(DataFile(name, alternatives=("glove.6B.zip",), home=_HOME))
     title = str(found.path)
     if found.path.suffix == ".zip":
-        with found.path.open("rb") as stream:
+        with found.open() as stream:
             contents = zip_member(stream, name, title=title, max_bytes=_MAX_BYTES)
     else:
         contents = gunzip(found.read(), title=title, max_bytes=_MAX_BYTES)

@@ -8,6 +8,7 @@ Source: Max Planck Institute for Biogeochemistry, Jena; Chollet 2017, "Deep Lear
 
 import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,6 +180,9 @@ def read_csv(contents: bytes, title: str = "the file") -> tuple[np.ndarray, np.n
     absent = [name for name in COLUMNS if name not in names]
     if absent:
         raise ValueError(f"{title} must have the 14 columns of the Jena data, but lacks {', '.join(absent)}")
+    twice = [name for name in COLUMNS if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{title} must have each of the 14 columns once, got {', '.join(twice)} more than once")
     if not body:
         raise ValueError(f"{title} must have rows of readings, got none")
     lines = body.split("\n")
@@ -199,8 +203,8 @@ def read_csv(contents: bytes, title: str = "the file") -> tuple[np.ndarray, np.n
             )
     except (ValueError, Warning) as error:
         raise ValueError(f"{title} must have a number in every field: {' '.join(str(error).split())}") from error
-    if np.isinf(values).any():
-        raise ValueError(f"{title} must have finite readings, got an infinite one")
+    if (np.abs(values) > np.finfo(np.float32).max).any():  # infinite ones too
+        raise ValueError(f"{title} must have finite readings of float32, got {np.nanmax(np.abs(values)):.3g}")
     missing = _fill_missing(values, title)
     steps = np.diff(times)
     irregularities = Irregularities(
@@ -213,10 +217,13 @@ def read_csv(contents: bytes, title: str = "the file") -> tuple[np.ndarray, np.n
 
 def _read_times(dates: list[str], title: str) -> np.ndarray:
     """`01.02.2009 00:10:00` or `2020-02-01 00:10:00` as datetime64[s]."""
-    lengths = set(map(len, dates))
-    if lengths != {19}:
-        row = next(i for i, date in enumerate(dates) if len(date) != 19)
-        raise ValueError(f"{title} line {row + 2} must start with a date and time, got {dates[row]!r:.40}")
+
+    def require(good: Iterable[bool]) -> None:
+        for date, (row, is_good) in zip(dates, enumerate(good, 2), strict=True):
+            if not is_good:
+                raise ValueError(f"{title} line {row} must start with a date and time, got {date!r:.40}")
+
+    require(len(date) == 19 for date in dates)
     characters = np.array(dates, "U19").view("U1").reshape(-1, 19)
     dotted = characters[:, 2] == "."
     order = np.array([6, 7, 8, 9, 5, 3, 4, 2, 0, 1, *range(10, 19)])
@@ -224,20 +231,24 @@ def _read_times(dates: list[str], title: str) -> np.ndarray:
     if dotted.any():
         characters[np.ix_(dotted, [4, 7])] = "-"
     characters[:, 10] = "T"
+    # NumPy reads more: a time zone in place of seconds, years before 0.
+    digits = (characters >= "0") & (characters <= "9")
+    require((np.where(digits, "0", characters) == list("0000-00-00T00:00:00")).all(axis=1))
     joined = np.ascontiguousarray(characters).view("U19")[:, 0]
     try:
-        times = joined.astype("datetime64[s]")
+        return joined.astype("datetime64[s]")
     except ValueError:
-        times = None
-    if times is None or np.isnat(times).any():
-        for row, date in enumerate(joined):  # find the culprit for the message
-            try:
-                good = not np.isnat(np.datetime64(str(date), "s"))
-            except ValueError:
-                good = False
-            if not good:
-                raise ValueError(f"{title} line {row + 2} must start with a date and time, got {dates[row]!r}")
-    return times  # type: ignore[return-value]
+        require(map(_is_date, joined))
+        raise
+
+
+def _is_date(text: str) -> bool:
+    """Whether the calendar and the clock have it."""
+    try:
+        np.datetime64(text, "s")
+    except ValueError:
+        return False
+    return True
 
 
 def _fill_missing(values: np.ndarray, title: str) -> dict[str, int]:

@@ -14,6 +14,7 @@ from jaxseq.datasets.archives import gunzip
 from jaxseq.datasets.arrays import Ragged
 
 _LARGEST = 2**30  # of any option: its sum with a rank must fit 32 bits
+_LARGEST_RANK = 10_000_000  # of a word index: a vocabulary has a place for every rank below the largest
 
 
 class WordOptions(NamedTuple):
@@ -113,4 +114,7 @@ def read_word_index(contents: bytes, title: str) -> dict[str, int]:
         raise ValueError(f"{title} must be JSON, {error}") from error
     if not isinstance(index, dict) or set(map(type, index.values())) - {int}:
         raise ValueError(f'{title} must be a JSON object of whole numbers, {{"word": rank}}')
+    if index and not 1 <= min(index.values()) <= max(index.values()) <= _LARGEST_RANK:
+        least, largest = str(min(index.values())), str(max(index.values()))
+        raise ValueError(f"{title} must have ranks from 1 to {_LARGEST_RANK}, got {least:.20} to {largest:.20}")
     return index

@@ -1,0 +1,223 @@
+"""More than one device: the batch is sharded, the result is one device's; several processes train as one."""
+
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxseq
+from jaxseq import losses, training
+from jaxseq.epochs import make_mesh
+from jaxseq.processes import Processes
+from jaxseq.row_keys import along_axis, rows_key
+
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(37, 4, 3)).astype(np.float32)
+TARGETS = RNG.normal(size=37).astype(np.float32)
+TRAIN = jaxseq.examples(INPUTS[:23], TARGETS[:23])
+VALIDATION = jaxseq.examples(INPUTS[23:], TARGETS[23:])
+
+
+class Drawing(nn.Module):
+    """All the ways in which a model draws: dropout of Flax's and of ours, masks of its own, one draw for the batch."""
+
+    @nn.compact
+    def __call__(self, inputs, *, train=False):
+        outputs = nn.Dropout(0.3, deterministic=not train)(inputs)
+        if train:
+            outputs += 0.1 * jax.random.normal(self.make_rng("dropout"), outputs.shape)
+            outputs *= jax.random.uniform(self.make_rng("dropout"), minval=0.5)
+        _, outputs = jaxseq.Recurrent(jaxseq.GRU(3), dropout=0.2, recurrent_dropout=0.2)(outputs, train=train)
+        rows = outputs.reshape(-1, 3)  # each sequence's steps as so many rows
+        rows = nn.Dropout(0.3, broadcast_dims=(1,), deterministic=not train)(rows)
+        return nn.Dense(1)(rows.reshape(outputs.shape).mean(axis=1))
+
+
+TASK = jaxseq.Task(Drawing(), losses.squared_error, {"mae": losses.absolute_error})
+BATCH_SIZE = 7  # on 2 devices 4 and 3; on 4: 2, 2, 2, 1; on 8: seven times 1, and 0
+FIT = functools.partial(
+    jaxseq.fit, TASK, TRAIN, VALIDATION, optimizer=optax.sgd(0.1), epochs=2, batch_size=BATCH_SIZE, progress=False
+)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return FIT(devices=jax.devices()[:1])
+
+
+def check_agree(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-6)
+
+
+def check_same_run(one, other):
+    check_agree(one.state.params, other.state.params)
+    check_agree(one.best_params, other.best_params)
+    assert one.best_epoch == other.best_epoch
+    for name, values in one.history[0].items():
+        np.testing.assert_allclose(other.history[0][name], values, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_several_devices_give_the_single_device_result(devices, alone):
+    if jax.device_count() < devices:
+        pytest.skip(f"{devices} devices are needed")
+    check_same_run(alone, FIT(devices=jax.devices()[:devices]))
+
+
+def test_one_device_draws_what_a_plain_loop_draws(alone):
+    """Step n's key is the seed's folded with n, then with 0: what results that lie there were trained with."""
+    init_key, key = jax.random.split(jax.random.key(0))
+    order_key, step_key = jax.random.split(key)
+    params = TASK.model.init(init_key, INPUTS[:1])["params"]
+
+    @jax.jit
+    def take_step(params, inputs, targets, weights, step):
+        key = jax.random.fold_in(jax.random.fold_in(step_key, step), 0)
+
+        def loss(params):
+            predictions = TASK.model.apply({"params": params}, inputs, train=True, rngs={"dropout": key})[:, 0]
+            return jnp.sum(weights * (predictions - targets) ** 2) / weights.sum()
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    for epoch in range(2):
+        order = np.pad(jax.random.permutation(jax.random.fold_in(order_key, epoch), 23), (0, 5))
+        weights = np.arange(28) < 23
+        for index in range(4):
+            part = slice(index * BATCH_SIZE, (index + 1) * BATCH_SIZE)
+            rows = order[part]
+            params = take_step(params, INPUTS[rows], TARGETS[rows], weights[part], 4 * epoch + index)
+    check_agree(jaxseq.select(alone.state.params, 0), params)
+
+
+def derive(key):
+    """What a model does with its key before it draws."""
+    return jax.random.split(jax.random.fold_in(key, 5), 3)[1]
+
+
+ROWS, BATCH = 2, 7  # on 4 devices, the last row padding
+
+
+def draw(key, shape):
+    floats, bits = jax.random.split(key)
+    return (
+        jax.random.bernoulli(floats, 0.3, shape),
+        jax.random.uniform(key, shape),
+        jax.random.bits(bits, shape, "uint8"),
+    )
+
+
+def test_a_key_of_rows_draws_its_part_of_the_whole_batch(x64):
+    key = jax.random.key(3)
+    cases = [(0, (ROWS,)), (0, (3 * ROWS, 5)), (1, (3, ROWS, 4))]  # axis of the batch, shape
+
+    @jax.jit
+    def draw_both(device):
+        drawn = []
+        for axis, shape in cases:
+            whole = (*shape[:axis], shape[axis] // ROWS * BATCH, *shape[axis + 1 :])
+            mine = along_axis(rows_key(key, device, ROWS, BATCH), axis)
+            drawn.append((draw(derive(key), whole), draw(derive(mine), shape)))
+        return drawn
+
+    devices = [draw_both(device) for device in range(4)]
+    for case, (axis, _) in enumerate(cases):
+        for kind, whole in enumerate(devices[0][case][0]):
+            parts = np.concatenate([device[case][1][kind] for device in devices], axis)
+            np.testing.assert_array_equal(parts.take(range(whole.shape[axis]), axis), whole)
+
+
+def test_a_key_of_rows_draws_the_rest_once_or_for_each_device():
+    key = jax.random.key(3)
+
+    @jax.jit
+    def draw_rest(device):
+        mine = rows_key(key, device, ROWS, BATCH)
+        shared = [jax.random.uniform(derive(from_), shape) for from_ in (key, mine) for shape in ((), (1, 5))]
+        for_each_row = jax.vmap(jax.random.uniform)(jax.random.split(mine, ROWS))
+        with jax.threefry_partitionable(False):
+            unpositioned = jax.random.uniform(rows_key(key, device, ROWS, BATCH), (ROWS, 4))
+        not_rows = jax.random.uniform(derive(along_axis(mine, 1)), (4, ROWS + 1))
+        return shared, [not_rows, for_each_row, unpositioned]
+
+    shared, own = zip(*[draw_rest(device) for device in range(4)], strict=True)
+    for once, once_more, mine, mine_more in shared:
+        np.testing.assert_array_equal(mine, once)
+        np.testing.assert_array_equal(mine_more, once_more)
+    for drawn in map(np.stack, zip(*own, strict=True)):
+        assert len(np.unique(drawn)) == drawn.size
+    assert along_axis(key, 1) is key
+    with pytest.raises(TypeError, match="a key of rows is made from another key, got the seed"):
+        jax.random.key(0, impl=jax.random.key_impl(rows_key(key, 0, ROWS, BATCH)))
+
+
+def take_part(rank, port, directory, cache):
+    """One of two processes that train together; SIGTERM comes to the second, within the first epoch."""
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+    with pytest.raises(ValueError, match="batch_size must be the same in every process"):
+        FIT(batch_size=7 + rank)
+    with pytest.raises(ValueError, match="devices must be of this process, or of all 2, equally many of each"):
+        FIT(devices=jax.devices()[:3])
+    processes = Processes(make_mesh())
+    with pytest.raises(OSError, match="no room"):
+        processes.only_first(functools.partial(open, "/no room/at all", "w"))
+
+    note, calls = training._Pace.note, []
+
+    def noting(self, steps, seconds):
+        note(self, steps, seconds)
+        self.steps = 1
+        calls.append(steps)
+        if len(calls) == 2 and rank == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    training._Pace.note = noting
+    try:
+        FIT(directory=directory, save_every=1e9)
+    except jaxseq.Interrupted as error:
+        print(error)
+        sys.exit(error.exit_code)
+
+
+def test_two_processes_train_one_model_and_one_alone_goes_on(tmp_path, alone):
+    """Only the first writes; a signal to the second stops both, at the same step."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cache = jax.config.jax_compilation_cache_dir
+    code = f"from tests import test_devices; test_devices.take_part({{}}, {port}, {str(tmp_path)!r}, {cache!r})"
+    root = Path(__file__).parent.parent
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code.format(rank)],
+            cwd=root,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        printed = [process.communicate(timeout=300)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [143, 143], "\n".join(printed)
+    assert "SIGTERM, saved in" in printed[0]
+    assert jaxseq.checkpoints.steps(tmp_path / "latest") == [2]
+    check_same_run(alone, FIT(directory=tmp_path, resume=True, devices=jax.devices()[:1]))
