@@ -6,6 +6,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 
@@ -120,6 +121,20 @@ def test_damaged_files(values, change, message):
     with pytest.raises(ValueError, match=f"^it.csv .*{message}") as error:
         read_csv(text.encode(), "it.csv")
     assert "\n" not in str(error.value)
+
+
+def test_files_are_read_in_parts(values, monkeypatch):
+    contents = make_csv(values, newline="\n")
+    whole = read_csv(contents)
+    monkeypatch.setattr(jena, "_AT_ONCE", 3)
+    chex.assert_trees_all_equal(read_csv(contents)[:2], whole[:2])
+    lines = contents.decode().split("\n")
+    for place, message in ((0, "line 6 must start"), (5, "could not convert string 'x' to float64 in line 6, column 6")):
+        fields = lines[5].split(",")
+        fields[place] = "x"
+        damaged = "\n".join([*lines[:5], ",".join(fields), *lines[6:]]).encode()
+        with pytest.raises(ValueError, match=message):
+            read_csv(damaged)
 
 
 @pytest.fixture

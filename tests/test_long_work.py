@@ -142,11 +142,9 @@ def write_readings(directory, rows):
 
 
 LOADERS = {"imdb.load_texts": (write_reviews, imdb.load_texts), "jena.load": (write_readings, jena.load)}
-TOO_MUCH = pytest.mark.xfail(strict=True, reason="read_csv holds the file nine times over, as text and lines and UCS-4")
-CASES = ["imdb.load_texts", pytest.param("jena.load", marks=TOO_MUCH)]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_loaders_hold_less_than_three_times_the_data(name, tmp_path, monkeypatch):
     """All that Python and NumPy allocate, for some megabytes of text."""
     monkeypatch.setenv("JAXSEQ_DATA", str(tmp_path))
@@ -163,7 +161,7 @@ def test_loaders_hold_less_than_three_times_the_data(name, tmp_path, monkeypatch
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_loaders_hold_less_than_three_times_data_of_the_real_size(name, tmp_path):
     """All that the process holds, in a process without JAX."""
     size = LOADERS[name][0](tmp_path, {"imdb.load_texts": 25_000, "jena.load": 210_000}[name])

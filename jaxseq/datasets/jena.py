@@ -7,6 +7,8 @@ Source: Max Planck Institute for Biogeochemistry, Jena; Chollet 2017, "Deep Lear
 """
 
 import io
+import itertools
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,6 +48,8 @@ _WIND = (COLUMNS.index("wv (m/s)"), COLUMNS.index("max. wv (m/s)"))
 _MISSING = -9999.0
 _MOST_MISSING = 0.01  # share of a column's rows: beyond it, filling in would be inventing
 _STEP = np.timedelta64(10, "m")
+_MARK = b"\xef\xbb\xbf"  # byte-order
+_AT_ONCE = 4_096  # lines read at a time: as text a file is many times its size
 _MAX_BYTES = 1 << 28
 
 
@@ -174,37 +178,28 @@ def read_csv(contents: bytes, title: str = "the file") -> tuple[np.ndarray, np.n
     Raises:
       ValueError: a column is missing, a row is damaged, or more than 1 % of a column is missing.
     """
-    text = contents.removeprefix(b"\xef\xbb\xbf").decode("latin-1").replace("\r\n", "\n").strip("\n")
-    head, _, body = text.partition("\n")
-    names = [name.strip().strip('"') for name in head.split(",")]
+    start = len(_MARK) if contents.startswith(_MARK) else 0
+    while contents[start : start + 1] in (b"\r", b"\n"):
+        start += 1
+    end = len(contents)
+    while end > start and contents[end - 1 : end] in (b"\r", b"\n"):
+        end -= 1
+    rows, stream = contents.count(b"\n", start, end), io.BytesIO(contents)
+    stream.seek(start)
+    names = [name.strip().strip('"') for name in stream.readline().decode("latin-1").split(",")]
     absent = [name for name in COLUMNS if name not in names]
     if absent:
         raise ValueError(f"{title} must have the 14 columns of the Jena data, but lacks {', '.join(absent)}")
     twice = [name for name in COLUMNS if names.count(name) > 1]
     if twice:
         raise ValueError(f"{title} must have each of the 14 columns once, got {', '.join(twice)} more than once")
-    if not body:
+    if not rows:
         raise ValueError(f"{title} must have rows of readings, got none")
-    lines = body.split("\n")
-    widths = {line.count(",") for line in lines}
-    if widths != {len(names) - 1}:
-        row = next(i for i, line in enumerate(lines) if line.count(",") != len(names) - 1)
-        raise ValueError(f"{title} line {row + 2} must have {len(names)} fields, got {lines[row].count(',') + 1}")
-    times = _read_times([line.partition(",")[0] for line in lines], title)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            values = np.loadtxt(
-                io.StringIO(body),
-                delimiter=",",
-                usecols=[names.index(name) for name in COLUMNS],
-                ndmin=2,
-                comments=None,
-            )
-    except (ValueError, Warning) as error:
-        raise ValueError(f"{title} must have a number in every field: {' '.join(str(error).split())}") from error
-    if (np.abs(values) > np.finfo(np.float32).max).any():  # infinite ones too
-        raise ValueError(f"{title} must have finite readings of float32, got {np.nanmax(np.abs(values)):.3g}")
+    values, times = np.empty((rows, len(COLUMNS))), np.empty(rows, "datetime64[s]")
+    for first in range(0, rows, _AT_ONCE):
+        part = slice(first, min(first + _AT_ONCE, rows))
+        lines = [line.decode("latin-1").rstrip("\r\n") for line in itertools.islice(stream, part.stop - first)]
+        values[part], times[part] = _read_lines(lines, names, first + 2, title)
     missing = _fill_missing(values, title)
     steps = np.diff(times)
     irregularities = Irregularities(
@@ -215,13 +210,32 @@ def read_csv(contents: bytes, title: str = "the file") -> tuple[np.ndarray, np.n
     return values.astype(np.float32), times, irregularities
 
 
-def _read_times(dates: list[str], title: str) -> np.ndarray:
-    """`01.02.2009 00:10:00` or `2020-02-01 00:10:00` as datetime64[s]."""
+def _read_lines(lines: list[str], names: list[str], number: int, title: str) -> tuple[np.ndarray, np.ndarray]:
+    """Some lines, of which the first has a number in the file, as float64 [N, 14] and datetime64[s] [N]."""
+    for line, place in zip(lines, itertools.count(number), strict=False):
+        if line.count(",") != len(names) - 1:
+            raise ValueError(f"{title} line {place} must have {len(names)} fields, got {line.count(',') + 1}")
+    times = _read_times([line.partition(",")[0] for line in lines], number, title)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            columns = [names.index(name) for name in COLUMNS]
+            values = np.loadtxt(lines, delimiter=",", usecols=columns, ndmin=2, comments=None)
+    except (ValueError, Warning) as error:
+        found = re.sub(r"at row (\d+)", lambda at: f"in line {int(at[1]) + number}", " ".join(str(error).split()))
+        raise ValueError(f"{title} must have a number in every field: {found}") from error
+    if (np.abs(values) > np.finfo(np.float32).max).any():  # infinite ones too
+        raise ValueError(f"{title} must have finite readings of float32, got {np.nanmax(np.abs(values)):.3g}")
+    return values, times
+
+
+def _read_times(dates: list[str], number: int, title: str) -> np.ndarray:
+    """`01.02.2009 00:10:00` or `2020-02-01 00:10:00` as datetime64[s]; the first stands in line `number`."""
 
     def require(good: Iterable[bool]) -> None:
-        for date, (row, is_good) in zip(dates, enumerate(good, 2), strict=True):
+        for date, (line, is_good) in zip(dates, enumerate(good, number), strict=True):
             if not is_good:
-                raise ValueError(f"{title} line {row} must start with a date and time, got {date!r:.40}")
+                raise ValueError(f"{title} line {line} must start with a date and time, got {date!r:.40}")
 
     require(len(date) == 19 for date in dates)
     characters = np.array(dates, "U19").view("U1").reshape(-1, 19)
