@@ -129,7 +129,7 @@ def test_files_are_read_in_parts(values, monkeypatch):
     monkeypatch.setattr(jena, "_AT_ONCE", 3)
     chex.assert_trees_all_equal(read_csv(contents)[:2], whole[:2])
     lines = contents.decode().split("\n")
-    for place, message in ((0, "line 6 must start"), (5, "could not convert string 'x' to float64 in line 6, column 6")):
+    for place, message in ((0, "line 6 must start"), (5, "string 'x' to float64 in line 6, column 6")):
         fields = lines[5].split(",")
         fields[place] = "x"
         damaged = "\n".join([*lines[:5], ",".join(fields), *lines[6:]]).encode()
