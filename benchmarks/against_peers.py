@@ -102,21 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: documents)",
     )
     for name, choices in (("cells", measuring.CELLS), ("options", OPTIONS), ("ways", WAYS)):
-        parser.add_argument(
-            f"--{name}",
-            type=arguments.some_of(choices),
-            default=tuple(choices),
-            metavar="NAME,...",
-            help=f"some of {','.join(choices)} (default: all)",
-        )
-    others = [name for name in PEERS if name != OURS]
-    parser.add_argument(
-        "--peers",
-        type=arguments.some_of(others),
-        default=tuple(others),
-        metavar="NAME,...",
-        help=f"some of {','.join(others)} (default: all)",
-    )
+        arguments.add_some_of(parser, name, choices)
+    arguments.add_some_of(parser, "peers", [name for name in PEERS if name != OURS])
     parser.add_argument(
         "--limit",
         type=arguments.seconds,

@@ -37,3 +37,17 @@ def some_of(choices: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
         return tuple(choice for choice in choices if choice in asked)
 
     return read
+
+
+def add_some_of(
+    parser: argparse.ArgumentParser, name: str, choices: Iterable[str], default: tuple[str, ...] | None = None
+) -> None:
+    """Adds an option that takes some of the choices; by default all."""
+    choices = tuple(choices)
+    parser.add_argument(
+        f"--{name}",
+        type=some_of(choices),
+        default=choices if default is None else default,
+        metavar="NAME,...",
+        help=f"some of {','.join(choices)} (default: {'all' if default is None else ','.join(default)})",
+    )

@@ -59,13 +59,7 @@ NOTES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
     for name, choices in (("experiments", CODES), ("peers", trainers.PEERS), ("parts", PARTS)):
-        parser.add_argument(
-            f"--{name}",
-            type=arguments.some_of(choices),
-            default=tuple(choices),
-            metavar="NAME,...",
-            help=f"some of {','.join(choices)} (default: all)",
-        )
+        arguments.add_some_of(parser, name, choices)
     parser.add_argument(
         "--data",
         choices=("auto", "real", "synthetic"),

@@ -36,21 +36,9 @@ _QUANTITIES = {"seconds": "time of a call, ms", "memory": "temporary memory, MB"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
-    parser.add_argument(
-        "--cells",
-        type=arguments.some_of(measuring.CELLS),
-        default=("lstm",),
-        metavar="NAME,...",
-        help=f"some of {','.join(measuring.CELLS)} (default: lstm)",
-    )
+    arguments.add_some_of(parser, "cells", measuring.CELLS, default=("lstm",))
     others = [name for name in PEERS if name != OURS]
-    parser.add_argument(
-        "--peers",
-        type=arguments.some_of(others),
-        default=("flax_linen", "pytorch"),
-        metavar="NAME,...",
-        help=f"some of {','.join(others)} (default: flax_linen,pytorch)",
-    )
+    arguments.add_some_of(parser, "peers", others, default=("flax_linen", "pytorch"))
     for name, letter, size in (("length", "T", 40), ("batch", "B", 8), ("features", "F", 32), ("hidden", "H", 8)):
         parser.add_argument(
             f"--{name}", type=positive, default=size, metavar=letter, help="the smallest (default: %(default)s)"

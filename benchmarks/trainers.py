@@ -216,7 +216,7 @@ class Keras:
 
 
 def generator(data, lookback, delay, min_index, max_index, shuffle=False, batch_size=128, step=6):
-    """Windows of a series, batch by batch, for ever: the documents' code 6-33."""
+    """Code 6-33, word for word, but for the column of the target being 1 there as here."""
     if max_index is None:
         max_index = len(data) - delay - 1
     i = min_index + lookback

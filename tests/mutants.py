@@ -8,7 +8,6 @@ person: some change nothing that can be seen. Not part of CI: 100 mutants take a
 import argparse
 import ast
 import concurrent.futures
-import copy
 import json
 import os
 import random
@@ -19,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 _CELLS = ["test_cells.py", "test_references.py", "test_recurrence.py", "test_masks.py", "test_compilation.py"]
@@ -120,25 +119,30 @@ def main() -> None:
 
 def draw(modules: list[str], count: int, seed: int) -> list[Mutant]:
     """So many mutants, the same for one seed: from a module as many as its share of all the changes there are."""
-    every = [mutant for module in modules for mutant in mutants(module)]
-    return sorted(random.Random(seed).sample(every, min(count, len(every))), key=lambda one: (one.module, one.line))
+    every = [(module, *place) for module in modules for place in places(module)]
+    return [mutant(*one) for one in sorted(random.Random(seed).sample(every, min(count, len(every))))]
 
 
-def mutants(module: str) -> Iterator[Mutant]:
-    """Every change of a module that this file knows."""
-    tree = ast.parse((ROOT / "jaxseq" / module).read_text())
+def places(module: str) -> Iterator[tuple[int, int]]:
+    """Every change of a module that this file knows: which node, and which of its changes."""
+    tree = _parsed(module)
     skipped = _not_run(tree)
     for number, node in enumerate(ast.walk(tree)):
-        if node in skipped:
-            continue
-        for change in _changes(node):
-            changed = copy.deepcopy(tree)
-            same = next(one for place, one in enumerate(ast.walk(changed)) if place == number)
-            before = ast.unparse(same)
-            change(same)
-            after = ast.unparse(same)
-            if after != before:
-                yield Mutant(module, node.lineno, _short(before), _short(after), ast.unparse(changed))
+        if node not in skipped:
+            yield from ((number, which) for which, _ in enumerate(_changes(node)))
+
+
+def mutant(module: str, number: int, which: int) -> Mutant:
+    """Makes one change of a module."""
+    tree = _parsed(module)
+    node: Any = list(ast.walk(tree))[number]
+    before = ast.unparse(node)
+    list(_changes(node))[which](node)
+    return Mutant(module, node.lineno, _short(before), _short(ast.unparse(node)), ast.unparse(tree))
+
+
+def _parsed(module: str) -> ast.Module:
+    return ast.parse((ROOT / "jaxseq" / module).read_text())
 
 
 def _not_run(tree: ast.AST) -> set[ast.AST]:
@@ -171,17 +175,19 @@ def _changes(node: ast.AST) -> Iterator[Callable[[ast.AST], None]]:
         yield lambda same: setattr(same, "op", _SWAPS[type(same.op)]())
     if isinstance(node, ast.Compare):
         yield lambda same: setattr(same, "ops", [_SWAPS[type(op)]() for op in same.ops])
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
-        yield lambda same: setattr(same, "op", ast.UAdd() if isinstance(same.op, ast.USub) else ast.Not())
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield lambda same: setattr(same, "operand", ast.UnaryOp(ast.Not(), same.operand))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield lambda same: setattr(same, "op", ast.UAdd())
     if isinstance(node, ast.IfExp | ast.If | ast.While):
         yield lambda same: setattr(same, "test", ast.UnaryOp(ast.Not(), same.test))
     if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
         yield lambda same: setattr(same, "value", not same.value if isinstance(same.value, bool) else same.value + 1)
     if isinstance(node, ast.Call) and node.keywords:
         yield lambda same: setattr(same, "keywords", same.keywords[:-1])
-    if isinstance(node, ast.Call) and len(node.args) > 1:
+    if isinstance(node, ast.Call) and len(node.args) > 1 and ast.dump(node.args[0]) != ast.dump(node.args[1]):
         yield lambda same: setattr(same, "args", [same.args[1], same.args[0], *same.args[2:]])
-    if isinstance(node, ast.Return) and node.value is not None:
+    if isinstance(node, ast.Return) and not isinstance(node.value, ast.Constant | None):
         yield lambda same: setattr(same, "value", None)
 
 

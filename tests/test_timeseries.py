@@ -14,30 +14,8 @@ from hypothesis import strategies as st
 os.environ["KERAS_BACKEND"] = "jax"
 from keras.src.legacy.preprocessing.sequence import TimeseriesGenerator
 
+from benchmarks.trainers import generator  # the documents' code 6-33
 from jaxseq.timeseries import Scaler, Windows, chronological_split
-
-
-def generator(data, lookback, delay, min_index, max_index, shuffle=False, batch_size=128, step=6):
-    """Code 6-33, word for word, but for the column of the target being 1 there as here."""
-    if max_index is None:
-        max_index = len(data) - delay - 1
-    i = min_index + lookback
-    while 1:
-        if shuffle:
-            rows = np.random.randint(min_index + lookback, max_index, size=batch_size)
-        else:
-            if i + batch_size >= max_index:
-                i = min_index + lookback
-            rows = np.arange(i, min(i + batch_size, max_index))
-            i += len(rows)
-
-        samples = np.zeros((len(rows), lookback // step, data.shape[-1]))
-        targets = np.zeros((len(rows),))
-        for j, _ in enumerate(rows):
-            indices = range(rows[j] - lookback, rows[j], step)
-            samples[j] = data[indices]
-            targets[j] = data[rows[j] + delay][1]
-        yield samples, targets
 
 
 def random_series(length, features=3, seed=0):
