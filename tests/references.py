@@ -13,10 +13,16 @@ import numpy as np
 
 GATES = {"SimpleRNN": "h", "LSTM": "ifgo", "GRU": "rzn", "GRUResetAfter": "rzn", "MinimalGatedUnit": "fn"}
 
+
+def _sigmoid(a):
+    """1 / (1 + e⁻ᵃ), with no power of e above 1: inputs may be of any size."""
+    return np.where(a < 0, np.exp(-abs(a)), 1) / (1 + np.exp(-abs(a)))
+
+
 # (function, derivative by its argument)
 ACTIVATIONS = {
     "tanh": (np.tanh, lambda a: 1 - np.tanh(a) ** 2),
-    "sigmoid": (lambda a: 1 / (1 + np.exp(-a)), lambda a: np.exp(-a) / (1 + np.exp(-a)) ** 2),
+    "sigmoid": (_sigmoid, lambda a: _sigmoid(a) * _sigmoid(-a)),
     "relu": (lambda a: np.maximum(a, 0), lambda a: (a > 0) * 1.0),
 }
 

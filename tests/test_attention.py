@@ -12,6 +12,8 @@ from jax.test_util import check_grads
 import jaxseq
 from jaxseq import attention
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 B, T, S, H, A = 3, 4, 6, 5, 7
 LENGTHS = np.array([6, 3, 0])
 MASK = np.arange(S) < LENGTHS[:, None]

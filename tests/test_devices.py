@@ -21,6 +21,8 @@ from jaxseq.epochs import make_mesh
 from jaxseq.processes import Processes
 from jaxseq.row_keys import along_axis, rows_key
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(37, 4, 3)).astype(np.float32)
 TARGETS = RNG.normal(size=37).astype(np.float32)

@@ -15,6 +15,8 @@ from experiments.experiment import summarize
 from experiments.report import read_results
 from jaxseq.epochs import as_arguments
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 TRAINED = [experiment for experiment in EXPERIMENTS.values() if experiment.variants]
 
 

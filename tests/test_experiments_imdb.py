@@ -14,6 +14,8 @@ from experiments.experiment import Run, Saved, UserError, summarize
 from jaxseq.datasets import synthetic
 from jaxseq.epochs import initialize
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 KEY = jax.random.key(0)
 VARIANTS = {
     f"{experiment.name} {variant.label}".strip(): variant

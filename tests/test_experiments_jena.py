@@ -12,6 +12,8 @@ from experiments.__main__ import main
 from experiments.catalogue import EXPERIMENTS
 from jaxseq.datasets import jena, synthetic
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_masks_that_come_with_the_inputs_are_the_cells_own():
     rng = np.random.default_rng(0)

@@ -13,6 +13,8 @@ from experiments import memory as family
 from experiments.catalogue import EXPERIMENTS
 from experiments.experiment import Run, Trained
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_the_sums_of_document_001_hold_and_their_paths_are_the_equations():
     sums = family._sums(2)

@@ -17,6 +17,8 @@ from experiments.inputs import text_or_file
 from jaxseq.datasets import synthetic
 from jaxseq.datasets.ud_ewt import TAGS, TaggedSentence
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def trained(family, out):
     """The documented variant after two epochs of large steps on synthetic data, and its saved model."""

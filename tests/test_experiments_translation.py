@@ -11,6 +11,8 @@ import jaxseq
 from experiments import experiment, translation
 from experiments.translation import bleu
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch, tmp_path):

@@ -19,6 +19,8 @@ from experiments.experiment import Run, Saved, Trained, UserError, summarize
 from jaxseq.datasets import synthetic
 from jaxseq.word_vectors import WordVectors
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Bags of words
 
 

@@ -133,6 +133,7 @@ class Server:
     def __init__(self, cache):
         environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as conftest's `compiled_quickly`
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             "OPENBLAS_NUM_THREADS": "1",

@@ -15,6 +15,8 @@ import jaxseq
 from jaxseq import epochs as compiled
 from jaxseq import losses, training
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 ONE_DEVICE = jax.devices()[:1]
 RNG = np.random.default_rng(0)
 INPUTS = RNG.integers(0, 20, (50, 6)).astype(np.int32)
