@@ -239,7 +239,7 @@ def _read(path: Path, target: Any, partial: bool) -> Any:
         if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise ValueError(f"target{jax.tree_util.keystr(key)} must be an array or its shape, got {leaf!r:.60}")
     wanted = {jax.tree_util.keystr(key): jax.eval_shape(_plain, leaf) for key, leaf in leaves}
-    with orbax.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+    with orbax.Checkpointer(orbax.PyTreeCheckpointHandler(multiprocessing_options=_alone())) as checkpointer:
         item = checkpointer.metadata(path).item_metadata
         stored = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in item.tree.items()}
         asked = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in wanted.items()}
@@ -248,7 +248,9 @@ def _read(path: Path, target: Any, partial: bool) -> Any:
                 raise ValueError(
                     f"checkpoint {path.parent} must hold {name} as {asked.get(name)}, got {stored.get(name)}"
                 )
-        arrays = checkpointer.restore(path, {name: np.empty(shape, dtype) for name, (shape, dtype) in stored.items()})
+        targets = {name: np.empty(shape, dtype) for name, (shape, dtype) in asked.items()}
+        how = orbax.checkpoint_utils.construct_restore_args(targets)
+        arrays = checkpointer.restore(path, orbax.args.PyTreeRestore(targets, how, partial_restore=True))
     restored = [_typed(arrays[jax.tree_util.keystr(key)], leaf) for key, leaf in leaves]
     return jax.tree_util.tree_unflatten(structure, restored)
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import logging
 import math
 import time
@@ -17,7 +16,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from jaxseq import arguments, checkpoints
+from jaxseq import arguments, checkpoints, runs
 from jaxseq.epochs import (
     Examples,
     Task,
@@ -33,7 +32,6 @@ from jaxseq.epochs import (
     means,
     steps_per_epoch,
     take_rows,
-    zero_totals,
 )
 from jaxseq.interrupts import Interrupted, interrupts_noted
 from jaxseq.processes import Processes
@@ -165,10 +163,10 @@ def fit(
         functools.partial(initialize, task.model, train.one_input, optimizer, pretrained=pretrained)
     )
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[initialize_seed(seed) for seed in seed_list])
-    run = _Run.start(state, task, seed_list)
+    run = runs.Run.start(state, task, seed_list)
     settings: dict[str, Any] = {"seeds": seed_list, "batch_size": batch_size, "monitor": monitor}
     if directory is not None or processes.several:
-        settings |= {"devices": mesh.size, "data_checksum": _checksum(train, validation)}
+        settings |= {"devices": mesh.size, "data_checksum": runs.checksum(train, validation)}
     processes.check_same(
         **settings,
         epochs=epochs,
@@ -178,7 +176,7 @@ def fit(
         parameters=arguments.leaf_shapes(state),
     )
     with contextlib.ExitStack() as held:
-        open_directory = functools.partial(_open_directory, held, directory, resume, run, settings, label)
+        open_directory = functools.partial(runs.open_directory, held, directory, resume, run, settings, label)
         run, still_held = processes.only_first(open_directory, (run, None))
         run = dataclasses.replace(run, **processes.from_first(run.bookkeeping()))
         if (run.epoch, run.position) > (epochs, 0):
@@ -245,7 +243,7 @@ def fit(
                 run.seconds += now - clock
                 clock = now
                 copy = dataclasses.replace(run, **processes.own(run.arrays()))
-                processes.only_first(functools.partial(_save, directory, copy, settings, still_held))
+                processes.only_first(functools.partial(runs.save, directory, copy, settings, still_held))
                 last_save = time.monotonic()
             if number:
                 raise Interrupted(int(number), directory)
@@ -334,7 +332,7 @@ def restore_best(directory: str | Path, model: Any, one_input: Any) -> Any:
     latest = checkpoints.find_intact(directory / "latest")
     if latest is None:
         raise ValueError(f"directory must hold a checkpoint written by fit, got {directory} with none that is intact")
-    seeds = len(_stored(latest)["settings"]["seeds"])
+    seeds = len(runs.stored_metadata(latest)["settings"]["seeds"])
     shapes = jax.eval_shape(functools.partial(initialize, model, one_input, optax.identity()), 0).params
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((seeds, *leaf.shape), leaf.dtype), shapes)
     restored = checkpoints.restore(directory / "best", target)
@@ -345,67 +343,6 @@ def restore_best(directory: str | Path, model: Any, one_input: Any) -> Any:
 
 class TrainingDiverged(FloatingPointError):
     """The loss or a parameter became NaN or infinite."""
-
-
-_BOOKKEEPING = ("best_value", "best_epoch", "waited", "stopped", "history", "epoch", "position", "seconds")
-
-
-@dataclasses.dataclass
-class _Run:
-    """A run in progress: the arrays on the device, the rest on the host."""
-
-    state: Any
-    totals: Any  # sums since the epoch began, each [S]
-    best_params: Any
-    best_value: list[float | None]
-    best_epoch: list[int]
-    waited: list[int]  # epochs without a better value
-    stopped: list[bool]
-    history: list[dict[str, list[float]]]
-    epoch: int = 0
-    position: int = 0  # steps taken in this epoch
-    seconds: float = 0.0
-
-    @classmethod
-    def start(cls, state: Any, task: Task, seeds: list[int]) -> "_Run":
-        size = len(seeds)
-        totals = jax.tree.map(lambda leaf: jnp.zeros((size,), leaf.dtype), zero_totals(task))
-        best = jax.tree.map(jnp.copy, state.params)
-        return cls(state, totals, best, [None] * size, [0] * size, [0] * size, [False] * size, [{} for _ in seeds])
-
-    def arrays(self) -> dict[str, Any]:
-        return {"state": self.state, "totals": self.totals, "best_params": self.best_params}
-
-    def bookkeeping(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _BOOKKEEPING}
-
-    def end_epoch(
-        self, figures: Mapping[str, np.ndarray], values: np.ndarray, maximize: bool, patience: int | None
-    ) -> None:
-        self.epoch, self.position = self.epoch + 1, 0
-        improved = np.zeros(len(self.stopped), bool)
-        for seed, value in enumerate(values.tolist()):
-            if self.stopped[seed]:
-                continue
-            for name, mean in figures.items():
-                self.history[seed].setdefault(name, []).append(float(mean[seed]))
-            best = self.best_value[seed]
-            if best is None or (value > best if maximize else value < best):
-                improved[seed] = True
-                self.best_value[seed], self.best_epoch[seed], self.waited[seed] = value, self.epoch, 0
-            else:
-                self.waited[seed] += 1
-                self.stopped[seed] = patience is not None and self.waited[seed] >= patience
-        if improved.any():
-            self.best_params = _replace_seeds(self.best_params, self.state.params, improved)
-
-
-@jax.jit
-def _replace_seeds(old: Any, new: Any, chosen: jax.Array) -> Any:
-    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where(chosen.reshape(chosen.shape + (1,) * (a.ndim - 1)), b, a)
-
-    return jax.tree.map(pick, old, new)
 
 
 class _Pace:
@@ -430,7 +367,7 @@ def _zero_or_nan(state: TrainState) -> jax.Array:
 
 
 def _check_finite(
-    run: _Run,
+    run: runs.Run,
     seeds: list[int],
     directory: Path | None,
     name: str,
@@ -454,7 +391,7 @@ def _check_finite(
 
 def _log_epoch(
     label: str,
-    run: _Run,
+    run: runs.Run,
     epochs: int,
     figures: Mapping[str, np.ndarray],
     running: np.ndarray,
@@ -505,85 +442,3 @@ def _check_params(model: Any, params: Any, one_input: Any, *, seeds: bool = Fals
         if found[name] != ((*leading, *shape) if seeds else shape):
             axis = " behind an axis of seeds" if seeds else ""
             raise ValueError(f"params{name} must have shape {shape}{axis}, as the model draws it, got {found[name]}")
-
-
-def _checksum(*parts: Examples | None) -> str:
-    """Of all arrays and rows: a run is only resumed on the data that it began on."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves([(part.arrays, part.rows, part.draws) for part in parts if part is not None]):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(array.data if array.size else b"")
-    return digest.hexdigest()[:16]
-
-
-def _open_directory(
-    held: contextlib.ExitStack,
-    directory: Path | None,
-    resume: bool,
-    run: _Run,
-    settings: dict[str, Any],
-    label: str,
-) -> tuple[_Run, Callable[[], None] | None]:
-    """The run to begin or go on with, and what checks that its directory is still held, if it has one."""
-    if directory is None:
-        return run, None
-    still_held = held.enter_context(checkpoints.exclusive(directory))
-    if resume:
-        return _resume(directory, run, settings, label), still_held
-    if checkpoints.steps(directory / "latest"):
-        raise ValueError(f"directory must hold no checkpoints unless resume=True, got {directory}")
-    return run, still_held
-
-
-def _save(directory: Path, run: _Run, settings: dict[str, Any], still_held: Callable[[], None]) -> None:
-    step = int(np.max(jax.device_get(run.state.step)))
-    metadata = {"settings": settings, "run": run.bookkeeping()}
-    try:
-        still_held()
-        # First the best: a run that is killed in between does this again, and a finished one has both.
-        checkpoints.save(directory / "best", step, run.best_params, {"epochs": run.best_epoch}, keep=1)
-        checkpoints.save(directory / "latest", step, run.arrays(), metadata)
-    except OSError as error:
-        saved = checkpoints.steps(directory / "latest")
-        left = f"--resume goes on from step {saved[-1]}" if saved else "it holds no checkpoint"
-        raise OSError(
-            error.errno,
-            f"directory must be one that can be written, got {directory}: {error.strerror or error}; {left}",
-        ) from error
-
-
-def _stored(checkpoint: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint in `latest/`."""
-    metadata = checkpoints.read_metadata(checkpoint)
-    parts = [metadata.get(part) if isinstance(metadata, dict) else None for part in ("settings", "run")]
-    needed = ({"seeds", "devices"}, set(_BOOKKEEPING))
-    if not all(isinstance(part, dict) and names <= set(part) for part, names in zip(parts, needed, strict=True)):
-        raise ValueError(f"directory must hold a checkpoint written by fit, got {checkpoint}, which is another's")
-    return metadata
-
-
-def _resume(directory: Path, run: _Run, settings: dict[str, Any], label: str) -> _Run:
-    newest = checkpoints.find_intact(directory / "latest")
-    if newest is None:
-        if checkpoints.steps(directory / "latest"):
-            _log.warning("%s: no checkpoint in %s is intact; the run starts anew", label, directory)
-        return run
-    stored = _stored(newest)["settings"]
-    for name, value in settings.items():
-        if name != "devices" and stored.get(name) != value:
-            raise ValueError(
-                f"{name} must be {stored.get(name)!r}, as in the run to resume in {directory}, got {value!r}"
-            )
-    if stored["devices"] != settings["devices"]:
-        _log.warning(
-            "%s: resuming on %d devices what ran on %d: the last bits of the result will differ",
-            label,
-            settings["devices"],
-            stored["devices"],
-        )
-    restored = checkpoints.read(newest, run.arrays())
-    bookkeeping = {name: restored.metadata["run"][name] for name in _BOOKKEEPING}
-    run = dataclasses.replace(run, **restored.tree, **bookkeeping)
-    _log.info("%s: resumed from %s, after %d whole epochs", label, newest, run.epoch)
-    return run

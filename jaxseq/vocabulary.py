@@ -27,6 +27,7 @@ class Vocabulary:
     """
 
     UNUSED: ClassVar[str] = "<UNUSED>"
+    LARGEST: ClassVar[int] = 1 << 24  # no language has more words; a rank beyond is a mistake, or made to fill memory
 
     words: tuple[str, ...] = field(repr=False)
     padding: str = "<PAD>"
@@ -72,8 +73,8 @@ class Vocabulary:
           The vocabulary, of `num_words` words or fewer.
 
         Raises:
-          ValueError: a rank is below 1 or given twice, a special word is in `word_index`, or `index_from` or
-            `num_words` is too small.
+          ValueError: a rank is below 1, given twice or so large that indices pass `LARGEST`, a special word is in
+            `word_index`, or `index_from` or `num_words` is too small.
         """
         arguments.mapping("word_index", word_index, "a mapping from word to rank")
         index_from = arguments.integer("index_from", index_from, at_least=2)
@@ -85,6 +86,11 @@ class Vocabulary:
             raise ValueError(f"word_index must hold ranks that are integers, got {odd!r:.60}")
         size = index_from + 1 + max(word_index.values(), default=0)
         size = size if num_words is None else min(size, num_words)
+        if size > cls.LARGEST:
+            raise ValueError(
+                f"word_index must hold ranks that give at most {cls.LARGEST:,} indices, or num_words bound them, "
+                f"got {size:,}"
+            )
         listed = [padding, start, unknown] + [cls.UNUSED] * (size - 3)
         ranks: dict[int, str] = {}
         for word, rank in word_index.items():

@@ -43,7 +43,7 @@ def compiled_quickly():
 
     Tests of the engine, and of what it compiles to, run what users run.
     """
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

@@ -56,6 +56,7 @@ def test_a_trimmed_index_leaves_unused_places():
         (lambda: Vocabulary.from_word_index({"<PAD>": 1}), "word_index", "<PAD>"),
         (lambda: Vocabulary.from_word_index({"a": 1}, index_from=1), "index_from", "1"),
         (lambda: Vocabulary.from_word_index({"a": 1}, num_words=3), "num_words", "3"),
+        (lambda: Vocabulary.from_word_index({"a": 10**12}), "word_index", "1,000,000,000,004"),
         (lambda: Vocabulary.from_word_index({"a": 1}).word(-1), "index", "-1"),
         (lambda: Vocabulary.from_word_index({"a": 1}).word(5), "index", "5"),
         (lambda: Vocabulary.from_word_index({"a": 1}).index("b"), "word", "'b'"),
