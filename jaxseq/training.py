@@ -303,7 +303,7 @@ def predict(model: Any, params: Any, inputs: Any, *, batch_size: int = 128) -> n
     data = examples(inputs, np.zeros(counts[0] if counts else 0, np.float32))
     check_inputs(model, data)
     _check_params(model, params, data.one_input)
-    rows = cut_batches(jnp.asarray(data.rows), batch_size, 1)[0]
+    rows = cut_batches(jnp.asarray(data.rows), min(batch_size, len(data.rows)), 1)[0]  # one input is not padded to 128
     arrays = jax.tree.map(jnp.asarray, data.arrays[0])
 
     @jax.jit

@@ -18,6 +18,8 @@ from benchmarks import measuring, projection, scan_vs_unrolled
 from benchmarks.__main__ import main
 from jaxseq.recurrence import IMPLEMENTATIONS
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 ROOT = Path(__file__).parent.parent
 # A limit that nothing of more than a few steps meets: what is predicted is not run, and must be seen everywhere.
 SCAN_VS_UNROLLED = ["scan_vs_unrolled", "--smoke", "--cell", "simple_rnn", "--lengths", "9,2", "--limit", "1e-9"]

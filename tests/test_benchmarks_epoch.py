@@ -12,6 +12,8 @@ from benchmarks import epoch, trainers
 from benchmarks.peers import OURS, PEERS
 from experiments import catalogue
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):

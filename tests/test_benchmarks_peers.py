@@ -16,6 +16,8 @@ from benchmarks import against_peers, comparison, measuring, peers, scaling
 from benchmarks.peers import OURS, PEERS, Work
 from jaxseq.recurrence import IMPLEMENTATIONS
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 OTHERS = [name for name in PEERS if name != OURS]
 
 
