@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxseq import arguments
 from jaxseq.losses import weighted_sum
+from jaxseq.processes import with_key_data
 from jaxseq.row_keys import rows_key
 
 Values = Callable[[jax.Array, jax.Array], jax.Array]  # (predictions, targets) -> unreduced values
@@ -179,28 +180,35 @@ def _kind(leaf: Any) -> tuple[tuple[int, ...], Any]:
 
 
 def make_train_chunk(
-    task: Task, data: Examples, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
+    task: Task,
+    data: Examples,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    mesh: Mesh,
+    *,
+    apart: bool = True,
 ) -> Callable[..., Any]:
     """Compiles: (state, totals, stopped, arrays, rows, epoch, start, stop) -> (state, totals, diverged).
 
     `diverged` is, for each seed, how many steps it had taken when the loss first was not finite; −1: it always was.
+    `apart` lets devices train seeds of their own; where seeds stop at different times, some would have none left.
     """
     never = np.int32(-1)
 
-    def one_seed(state: TrainState, totals: Any, arrays: Any, rows: Any, epoch, start, stop) -> Any:
+    def one_seed(devices: int, state: TrainState, totals: Any, arrays: Any, rows: Any, epoch, start, stop) -> Any:
         order_key, step_key = jax.random.split(state.key)
         order_key = jax.random.fold_in(order_key, epoch)
         if data.draws is not None:
             order = rows[jax.random.randint(order_key, (data.draws,), 0, rows.size)]
         else:
             order = jax.random.permutation(order_key, rows) if data.shuffled else rows
-        batches, batch_weights = cut_batches(order, batch_size, mesh.size)
+        batches, batch_weights = cut_batches(order, batch_size, devices)
 
         def one_step(index: Any, carry: tuple[TrainState, Any, jax.Array]) -> tuple[TrainState, Any, jax.Array]:
             state, totals, diverged = carry
-            weights = _local(batch_weights[index], mesh)
+            weights = _share(batch_weights[index], devices)
             key = jax.random.fold_in(jax.random.fold_in(step_key, state.step), 0)  # 0: as earlier results were drawn
-            if mesh.size > 1:
+            if devices > 1:
                 key = rows_key(key, jax.lax.axis_index("batch"), weights.size, batch_size)
 
             def local_sum(params: Any) -> tuple[jax.Array, Any]:
@@ -209,7 +217,7 @@ def make_train_chunk(
                     data,
                     params,
                     arrays,
-                    _local(batches[index], mesh),
+                    _share(batches[index], devices),
                     weights,
                     train=True,
                     rngs={"dropout": key},
@@ -217,7 +225,7 @@ def make_train_chunk(
                 return sums["loss"], (sums, weight)
 
             # One exchange a step: sums of gradients and of metrics, divided by the weight afterwards.
-            gradients, (sums, weight) = jax.lax.psum(jax.grad(local_sum, has_aux=True)(state.params), "batch")
+            gradients, (sums, weight) = _sum(jax.grad(local_sum, has_aux=True)(state.params), devices)
             gradients = jax.tree.map(lambda leaf: leaf / jnp.maximum(weight, 1e-9).astype(leaf.dtype), gradients)
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
@@ -228,16 +236,16 @@ def make_train_chunk(
         return jax.lax.fori_loop(start, stop, one_step, (state, totals, never))
 
     def all_seeds(state: Any, totals: Any, stopped: Any, arrays: Any, rows: Any, epoch, start, stop) -> Any:
-        def run(state: TrainState, totals: Any, stopped: jax.Array) -> Any:
+        def run(devices: int, state: TrainState, totals: Any, stopped: jax.Array) -> Any:
             return jax.lax.cond(
                 stopped,
                 lambda state, totals: (state, totals, never),
-                lambda state, totals: one_seed(state, totals, arrays, rows, epoch, start, stop),
+                lambda state, totals: one_seed(devices, state, totals, arrays, rows, epoch, start, stop),
                 state,
                 totals,
             )
 
-        return _over_seeds(run)(state, totals, stopped)
+        return _over_devices(run, mesh, apart)(state, totals, stopped)
 
     return jax.jit(_on_every_device(all_seeds, mesh), donate_argnums=(0, 1))
 
@@ -246,18 +254,18 @@ def make_evaluation(task: Task, data: Examples, batch_size: int, mesh: Mesh) -> 
     """Compiles: (params, arrays, rows) -> totals."""
 
     def all_seeds(params: Any, arrays: Any, rows: jax.Array) -> Any:
-        batches, batch_weights = cut_batches(rows, batch_size, mesh.size)
+        def one_seed(devices: int, params: Any) -> Any:
+            batches, batch_weights = cut_batches(rows, batch_size, devices)
 
-        def one_seed(params: Any) -> Any:
             def one_batch(index: Any, totals: Any) -> Any:
-                weights = _local(batch_weights[index], mesh)
-                sums, weight = _score(task, data, params, arrays, _local(batches[index], mesh), weights)
+                weights = _share(batch_weights[index], devices)
+                sums, weight = _score(task, data, params, arrays, _share(batches[index], devices), weights)
                 return jax.tree.map(jnp.add, totals, sums | {"weight": weight})
 
             totals = jax.lax.fori_loop(0, batches.shape[0], one_batch, zero_totals(task))
-            return jax.lax.psum(totals, "batch")
+            return _sum(totals, devices)
 
-        return _over_seeds(one_seed)(params)
+        return _over_devices(one_seed, mesh)(params)
 
     return jax.jit(_on_every_device(all_seeds, mesh))
 
@@ -303,10 +311,45 @@ def cut_batches(rows: jax.Array, batch_size: int, devices: int) -> tuple[jax.Arr
     return jnp.pad(filled, pad, mode="edge"), jnp.pad(weights, pad).astype(jnp.float32)
 
 
-def _local(batch: jax.Array, mesh: Mesh) -> jax.Array:
-    """This device's share of a batch [B', ...], inside `shard_map`."""
-    share = batch.shape[0] // mesh.size
+def _share(batch: jax.Array, devices: int) -> jax.Array:
+    """This device's share of a batch [B', ...] that so many devices share: all of them or, alone, one."""
+    if devices == 1:
+        return batch
+    share = batch.shape[0] // devices
     return jax.lax.dynamic_slice_in_dim(batch, jax.lax.axis_index("batch") * share, share)
+
+
+def _sum(tree: Any, devices: int) -> Any:
+    """Adds up what so many devices have: all of them or, alone, one."""
+    return tree if devices == 1 else jax.lax.psum(tree, "batch")
+
+
+def _over_devices(function: Callable[..., Any], mesh: Mesh, apart: bool = True) -> Callable[..., Any]:
+    """Maps `function(devices, ...)` over a leading axis of S seeds; so many devices share each batch of a seed.
+
+    All devices share, but on a CPU where `apart` and there are as many seeds as devices: there each device takes a seed
+    of its own first, and exchanges nothing. Training steps of all seeds on two CPU devices, GRU B128 T240 F14 H32, in
+    ms: 2 seeds 27.7 and all sharing 35.7, 3 seeds 45.9 and 52.5, with recurrent dropout 64.9 and 71.5. More seeds to a
+    device, one after the other, lose: 4 seeds 73.5 and 66.6.
+    """
+    count = mesh.size
+
+    def run(*trees: Any) -> Any:
+        seeds = len(jax.tree.leaves(trees)[0])
+        own = count if apart and jax.default_backend() == "cpu" and seeds >= count > 1 else 0
+        parts = []
+        if own:
+            device = jax.lax.axis_index("batch")
+            mine = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, device, 1), trees)
+            results = _over_seeds(functools.partial(function, 1))(*mine)
+            gather = functools.partial(jax.lax.all_gather, axis_name="batch", tiled=True)
+            parts.append(with_key_data(gather, results))
+        if own < seeds:
+            rest = jax.tree.map(lambda leaf: leaf[own:], trees)
+            parts.append(_over_seeds(functools.partial(function, count))(*rest))
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    return run
 
 
 def _over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -52,11 +52,11 @@ class Processes:
         if not self.several:
             return jax.device_put(tree, sharding)
         put = functools.partial(jax.make_array_from_process_local_data, sharding)
-        return _with_key_data(lambda leaf: put(np.asarray(leaf), np.shape(leaf)), tree)
+        return with_key_data(lambda leaf: put(np.asarray(leaf), np.shape(leaf)), tree)
 
     def own(self, tree: Any) -> Any:
         """This process's copy of replicated arrays, for what it does alone."""
-        return _with_key_data(lambda leaf: leaf.addressable_data(0), tree) if self.several else tree
+        return with_key_data(lambda leaf: leaf.addressable_data(0), tree) if self.several else tree
 
     def largest(self, values: Sequence[float]) -> list[float]:
         """The largest that any process has of each value."""
@@ -111,7 +111,7 @@ class Processes:
             array = np.asarray(leaf)
             return np.frombuffer(_broadcast(array.tobytes()), array.dtype).reshape(array.shape)
 
-        return _with_key_data(share, tree)
+        return with_key_data(share, tree)
 
 
 def _broadcast(message: bytes) -> bytes:
@@ -123,7 +123,7 @@ def _broadcast(message: bytes) -> bytes:
     return multihost_utils.broadcast_one_to_all(buffer).tobytes()[:length]
 
 
-def _with_key_data(function: Callable[[Any], Any], tree: Any) -> Any:
+def with_key_data(function: Callable[[Any], Any], tree: Any) -> Any:
     """Maps over a tree's arrays, random keys by their data."""
 
     def apply(leaf: Any) -> Any:

@@ -112,7 +112,8 @@ def fit(
       pretrained: params -> params, puts values learned elsewhere into a seed's freshly drawn parameters; None: none.
       save_every: seconds between checkpoints, in the midst of an epoch too; one is always written at the end and when
         interrupted.
-      devices: to shard every batch over; None: all, of all processes.
+      devices: to train on; None: all, of all processes. Every batch is sharded over them; but on a CPU, without
+        `patience`, each takes one seed of its own where there are enough, and the batches of the others are sharded.
       progress: show a progress bar; None: if stderr is a terminal.
       label: the bar's name.
     Returns:
@@ -150,7 +151,7 @@ def fit(
         check_inputs(task.model, data)
 
     mesh = make_mesh(devices)
-    run_chunk = make_train_chunk(task, train, optimizer, batch_size, mesh)
+    run_chunk = make_train_chunk(task, train, optimizer, batch_size, mesh, apart=patience is None)
     run_evaluation = None if validation is None else make_evaluation(task, validation, batch_size, mesh)
     processes = Processes(mesh)
     arrays, rows = processes.replicate((train.arrays, np.asarray(train.rows, np.int32)))

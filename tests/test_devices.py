@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import jaxseq
-from jaxseq import losses, training
+from jaxseq import epochs, losses, training
 from jaxseq.epochs import make_mesh
 from jaxseq.processes import Processes
 from jaxseq.row_keys import along_axis, rows_key
@@ -66,8 +66,9 @@ def check_same_run(one, other):
     check_agree(one.state.params, other.state.params)
     check_agree(one.best_params, other.best_params)
     assert one.best_epoch == other.best_epoch
-    for name, values in one.history[0].items():
-        np.testing.assert_allclose(other.history[0][name], values, rtol=1e-5, err_msg=name)
+    for run, other_run in zip(one.history, other.history, strict=True):
+        for name, values in run.items():
+            np.testing.assert_allclose(other_run[name], values, rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("devices", [2, 4, 8])
@@ -75,6 +76,28 @@ def test_several_devices_give_the_single_device_result(devices, alone):
     if jax.device_count() < devices:
         pytest.skip(f"{devices} devices are needed")
     check_same_run(alone, FIT(devices=jax.devices()[:devices]))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_seeds_of_a_device_and_seeds_of_all_are_one_devices(seeds):
+    if jax.device_count() < 2:
+        pytest.skip("2 devices are needed")
+    check_same_run(*(FIT(devices=jax.devices()[:devices], seeds=seeds) for devices in (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "settings", "exchanges"), [(1, {}, True), (2, {}, False), (3, {}, True), (2, {"apart": False}, True)]
+)
+def test_devices_exchange_no_gradient_of_a_seed_of_their_own(seeds, settings, exchanges):
+    if jax.device_count() < 2 or jax.default_backend() != "cpu":
+        pytest.skip("2 CPU devices are needed")
+    optimizer = optax.sgd(0.1)
+    states = [epochs.initialize(TASK.model, TRAIN.one_input, optimizer, seed) for seed in range(seeds)]
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    totals = {name: jnp.zeros(seeds) for name in epochs.zero_totals(TASK)}
+    chunk = epochs.make_train_chunk(TASK, TRAIN, optimizer, BATCH_SIZE, make_mesh(jax.devices()[:2]), **settings)
+    lowered = chunk.lower(state, totals, np.zeros(seeds, bool), TRAIN.arrays, TRAIN.rows, 0, 0, 4)
+    assert ("all_reduce" in lowered.as_text()) == exchanges
 
 
 def test_one_device_draws_what_a_plain_loop_draws(alone):
