@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 import jaxseq
 from tests.examples import CELLS, B, F, T, assert_close, expected, random_params, random_state
 
-pytestmark = pytest.mark.usefixtures("strict_promotion", "x64")
+pytestmark = pytest.mark.usefixtures("strict_promotion", "x64", "compiled_quickly")
 every_cell = pytest.mark.parametrize("name", CELLS)
 TOLERANCE = 1e-12
 

@@ -15,6 +15,8 @@ import jaxseq
 from jaxseq import fused, recurrence
 from tests.examples import CELLS, MinimalGatedUnit, assert_close, random_dropout, random_params, random_state
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")  # what it compiles is Pallas' interpreter
+
 T, B, F = 4, 3, 4
 TOLERANCE = 1e-5
 

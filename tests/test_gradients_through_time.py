@@ -11,7 +11,7 @@ import pytest
 import jaxseq
 from tests.examples import CELLS, B, F, T, assert_close, expected, random_dropout, random_params, random_state
 
-pytestmark = pytest.mark.usefixtures("strict_promotion", "x64")
+pytestmark = pytest.mark.usefixtures("strict_promotion", "x64", "compiled_quickly")
 TOLERANCE = 1e-12
 
 

@@ -17,6 +17,8 @@ from keras.src.legacy.preprocessing.sequence import TimeseriesGenerator
 from benchmarks.trainers import generator  # the documents' code 6-33
 from jaxseq.timeseries import Scaler, Windows, chronological_split
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")  # examples of many shapes
+
 
 def random_series(length, features=3, seed=0):
     return np.random.default_rng(seed).normal(size=(length, features)).astype(np.float32)
