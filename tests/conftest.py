@@ -2,10 +2,11 @@
 
 import os
 
+import hypothesis
+
 os.environ["KERAS_BACKEND"] = "jax"  # before the first `import keras`
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU, where there is one
 
-import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from jax._src import compiler  # noqa: E402  # no public setting reaches every compilation

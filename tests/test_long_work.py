@@ -77,7 +77,7 @@ def train(epochs, every, **settings):
 
 def test_epochs_take_no_more_memory_and_no_more_compilations(tmp_path):
     """See the soak below for a thousand."""
-    plain, saved = train(80, every=8), train(10, every=1, directory=tmp_path, save_every=0)
+    plain, saved = train(200, every=20), train(10, every=1, directory=tmp_path, save_every=0)
     for watch in (plain, saved):
         assert len(watch.memory) == 10
         assert 0 < watch.programs[3] == watch.programs[-1]
