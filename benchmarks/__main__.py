@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import json
 import os
 import pkgutil
 import sys
@@ -15,6 +14,7 @@ import jax
 
 import benchmarks
 from benchmarks import measuring
+from benchmarks.record import Record
 from experiments.arguments import Parser, positive
 from jaxseq import environment
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _list()
         return _run(options)
     except KeyboardInterrupt:
-        print("\ninterrupted, nothing was written", file=sys.stderr)
+        print("\ninterrupted", file=sys.stderr)
         return 130
     except measuring.WrongArgument as error:
         print(f"error: {error}", file=sys.stderr)
@@ -94,6 +94,11 @@ def _add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         help="devices that share the batch; on a CPU, as many virtual ones are made (default: %(default)s; None: one a "
         "core, or all accelerators)",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the cases that the JSON file has, of the same settings on the same machine, and measure the others",
+    )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all?")
 
 
@@ -115,15 +120,21 @@ def _run(options: argparse.Namespace) -> int:
             _check_can_be_written(name, path)
 
     options.devices = _make_devices(options.devices)
-    result = {
+    about = {
         "benchmark": options.command,
         "question": _question(options.benchmark),
         "environment": measuring.describe_machine(options.devices),
-        **options.benchmark.measure(options),
+        "settings": {**{name: getattr(options, name) for name in options.benchmark.SETTINGS}, "dtype": "float32"},
     }
+    record = Record(outputs["json"], about, resume=options.resume)
+    try:
+        result = {**about, **options.benchmark.measure(options, record)}
+    except KeyboardInterrupt:
+        if record.path is not None and record.measured:
+            measuring.progress(f"\n{record.measured} cases are in {record.path}; --resume goes on from there")
+        raise
     print(_title(result), options.benchmark.table(result), sep="\n\n", flush=True)
-    if outputs["json"] is not None:
-        _write_whole(outputs["json"], (json.dumps(result, indent=1) + "\n").encode())
+    record.write(result)
     if outputs["plot"] is not None:
         options.benchmark.plot(result, outputs["plot"])
     for path in filter(None, outputs.values()):
@@ -188,16 +199,6 @@ def _check_can_be_written(name: str, path: Path) -> None:
         reason = error.strerror or str(error)
     if reason:
         raise measuring.WrongArgument(f"argument --{name}: must be a file that can be written, got {path} ({reason})")
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ runs a layer, and how the peers' users run theirs.
 
 import argparse
 import collections
+import functools
 import itertools
 import math
 import statistics
@@ -23,7 +24,9 @@ import jaxseq
 from benchmarks import arguments, comparison, measuring
 from benchmarks.comparison import WAYS, Ratio
 from benchmarks.peers import OPTIONS, OURS, PEERS, Work
+from benchmarks.record import Record
 
+SETTINGS = ("shapes", "cells", "options", "ways", "peers", "repeats", "limit", "devices")
 SMOKE = {
     "shapes": ("2x3x2x2",),
     "cells": ("lstm",),
@@ -116,16 +119,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.seconds,
         default=math.inf,
         metavar="SECONDS",
-        help="no case begins after so many; those not run are named (default: no limit)",
+        help="no case begins after so many; those not run are named, and --resume runs them (default: no limit)",
     )
     parser.set_defaults(devices=None)  # one a core
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     """Measures every case.
 
     Returns:
-      {"settings", "notes", "peers", "cases", "failures"}: a peer has title, version and note, or `missing`. A case has
+      {"notes", "peers", "cases", "failures"}: a peer has title, version and note, or `missing`. A case has
       its work, what `jaxseq.explain` picks for each layer (`chosen`), and either `not_run`, or what
       `comparison.measure_work` gives and `ratios`: for each view, the ratios to every peer by name.
     """
@@ -140,29 +143,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     ]
     started, cases = time.monotonic(), []
     for number, work in enumerate(works, 1):
-        case: dict[str, Any] = {**work._asdict(), "chosen": _chosen(work)}
-        cases.append(case)
-        if time.monotonic() - started > options.total:
-            case["not_run"] = f"the run's {options.total:g} s were over"
-            measuring.progress(f"{number}/{len(works)}: {work}: not run: {case['not_run']}")
-            continue
         measuring.progress(f"{number}/{len(works)}: {work}")
-        case |= comparison.measure_work(
-            work,
-            names,
-            ways=options.ways,
-            placements=comparison.placements(work, options.devices),
-            repeats=options.repeats,
-            seconds=options.limit,
-        )
-        case["ratios"] = {
-            view.title: {name: measuring.rounded(one._asdict()) for name, one in ratios.items()}
-            for view in VIEWS
-            if (ratios := _ratios(case["implementations"], view))
-        }
-    settings = ("shapes", "cells", "options", "ways", "peers", "repeats", "limit", "total", "devices")
+        late = time.monotonic() - started > options.total
+        case = record.case(work._asdict(), functools.partial(_measure_case, work, names, options, late))
+        if "not_run" in case:
+            measuring.progress(f"  not run: {case['not_run']}")
+        cases.append(case)
     return {
-        "settings": {**{name: _finite(getattr(options, name)) for name in settings}, "dtype": "float32"},
         "notes": comparison.NOTES,
         "peers": found_peers,
         "cases": cases,
@@ -226,6 +213,28 @@ def plot(result: dict[str, Any], path: Path) -> None:
     picture.savefig(path, dpi=110)
 
 
+def _measure_case(work: Work, names: Sequence[str], options: argparse.Namespace, late: bool) -> dict[str, Any]:
+    """What is known of one piece of work; only our choice where it is late."""
+    case: dict[str, Any] = {"chosen": _chosen(work)}
+    if late:
+        return {**case, "not_run": f"the run's {options.total:g} s were over"}
+    case |= comparison.measure_work(
+        work,
+        names,
+        ways=options.ways,
+        placements=comparison.placements(work, options.devices),
+        repeats=options.repeats,
+        seconds=options.limit,
+    )
+    ratios = {view.title: _ratios(case["implementations"], view) for view in VIEWS}
+    case["ratios"] = {
+        title: {name: measuring.rounded(one._asdict()) for name, one in of_view.items()}
+        for title, of_view in ratios.items()
+        if of_view
+    }
+    return case
+
+
 def _chosen(work: Work) -> list[str]:
     """The implementation of each layer."""
     return [
@@ -261,11 +270,6 @@ def _read_shape(text: str) -> Shape:
             f"must be some of {','.join(SHAPES)} or shapes such as 128x500x32x32, 128x240x14x32+64 or 128x500x32x32x2, "
             f"got {text!r}"
         ) from None
-
-
-def _finite(value: Any) -> Any:
-    """None in place of infinity, which JSON does not know."""
-    return None if value == math.inf else value
 
 
 def _ratios(implementations: Mapping[str, Any], view: View) -> dict[str, Ratio]:

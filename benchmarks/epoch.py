@@ -10,6 +10,7 @@ epoch is the whole of a `fit` of one, compiling included. A peer's first epoch i
 """
 
 import argparse
+import functools
 import itertools
 import random
 import sys
@@ -22,11 +23,14 @@ import numpy as np
 
 from benchmarks import arguments, comparison, measuring, trainers
 from benchmarks.peers import OURS, PEERS
+from benchmarks.record import Record
 from benchmarks.trainers import CODES, Experiment, Fit
 from experiments.arguments import positive
 from jaxseq.datasets.files import DataNotFound
 from jaxseq.epochs import steps_per_epoch
 
+SETTINGS = ("experiments", "peers", "parts", "data", "repeats", "epochs", "seeds", "seed_steps")
+SETTINGS += ("agreement_batches", "devices")
 SMOKE = {
     "experiments": ("jena_gru",),
     "data": "synthetic",
@@ -85,32 +89,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(devices=None, repeats=3)  # one device a core
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     """Measures every experiment.
 
     Returns:
-      {"settings", "notes", "peers", "cases", "failures"}: a case has experiment, data, steps, and, as far as asked for:
-      parameters and `cannot` by implementation, agreement, epochs (first_seconds, seconds and loss by implementation),
-      ratios by peer, seeds (seconds and over_one by number).
+      {"notes", "peers", "cases", "failures"}: a case has experiment, data, steps, what is `wrong` with it, and, as far
+      as asked for: parameters and `cannot` by implementation, agreement, epochs (first_seconds, seconds and loss by
+      implementation), ratios by peer, seeds (seconds and over_one by number).
     """
     found = comparison.find(options.peers)
     for name, peer in found.items():
         peer["note"] = (Fit if name == OURS else trainers.PEERS[name]).__doc__ or ""
     names = [name for name in options.peers if "missing" not in found[name]]
-    cases, failures = [], []
+    cases = []
     for name in options.experiments:
-        measuring.progress(f"{name}: reading")
-        case, wrong = _measure_experiment(_load(name, options.data, options.smoke), names, options)
-        cases.append(case)
-        failures += [f"{name}: {text}" for text in wrong]
-    settings = ("experiments", "peers", "parts", "data", "repeats", "epochs", "seeds", "seed_steps")
-    settings += ("agreement_batches", "devices")
+        measuring.progress(name)
+        cases.append(record.case({"experiment": name}, functools.partial(_measure_experiment, name, names, options)))
     return {
-        "settings": {name: getattr(options, name) for name in settings},
         "notes": NOTES,
         "peers": found,
         "cases": cases,
-        "failures": failures,
+        "failures": [f"{case['experiment']}: {text}" for case in cases for text in case["wrong"]],
     }
 
 
@@ -173,16 +172,14 @@ def _load(name: str, data: str, smoke: bool) -> Experiment:
     return Experiment(name, True, smoke)
 
 
-def _measure_experiment(
-    experiment: Experiment, names: Sequence[str], options: argparse.Namespace
-) -> tuple[dict[str, Any], list[str]]:
+def _measure_experiment(name: str, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """All that was asked for of one experiment, and what is wrong with it."""
+    experiment = _load(name, options.data, options.smoke)
     kinds = {peer: trainers.PEERS[peer] for peer in names}
     cannot = {peer: reason for peer, kind in kinds.items() if (reason := kind.cannot(experiment))}
     ours = Fit(experiment, options.devices)
     theirs = {peer: kind(experiment) for peer, kind in kinds.items() if peer not in cannot}
     case: dict[str, Any] = {
-        "experiment": experiment.name,
         "data": experiment.data.source,
         "batch_size": experiment.batch_size,
         "steps": steps_per_epoch(experiment.train, experiment.batch_size),
@@ -203,7 +200,7 @@ def _measure_experiment(
         case |= _time_epochs(experiment, ours, theirs, options)
     if "seeds" in options.parts:
         case["seeds"] = _time_seeds(experiment, ours, options)
-    return case, wrong
+    return {**case, "wrong": wrong}
 
 
 def disagreements(losses: Mapping[str, Mapping[str, float]]) -> list[str]:

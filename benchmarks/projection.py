@@ -7,15 +7,18 @@ where the quartiles of the two do not overlap. The engine's choice is set from t
 
 import argparse
 import collections
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
 
 import jaxseq
 from benchmarks import measuring
+from benchmarks.record import Record
 from experiments.arguments import positive
 
 IMPLEMENTATIONS = ("scan", "hoisted")
+SETTINGS = ("cells", "length", "batches", "features", "hidden", "repeats", "seconds", "devices")
 SMOKE = {"cells": ("gru",), "length": 3, "batches": (2,), "features": (3,), "hidden": (2, 4), "repeats": 2}
 
 
@@ -32,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(cells=("lstm", "gru"), batches=(1, 32, 128), features=(14, 100, 512), hidden=(8, 32, 128, 512))
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     """Measures both implementations at every shape.
 
     Returns:
-      {"settings", "notes", "cases"}: a case has its cell, batch, features and hidden, what `jaxseq.explain`
+      {"notes", "cases"}: a case has its cell, batch, features and hidden, what `jaxseq.explain`
       picks (`chosen`), and for "forward" and "gradient" the two measurements by name, `ratio`, the time of
       scan over that of hoisted (above 1 where hoisting pays), and the `winner`.
     """
@@ -47,22 +50,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         measuring.progress(f"{number}/{len(grid)}: {name}, B {batch}, F {features}, H {hidden}")
         cell = measuring.CELLS[name](hidden)
         layer = measuring.random_layer(cell, options.length, batch, features, devices=options.devices)
-        cases.append(
-            {
-                "cell": name,
-                "batch": batch,
-                "features": features,
-                "hidden": hidden,
-                "chosen": jaxseq.explain(cell, layer.inputs.shape).implementation,
-                **_measure_shape(cell, layer, options),
-            }
-        )
-    settings = ("cells", "length", "batches", "features", "hidden", "repeats", "seconds", "devices")
-    return {
-        "settings": {**{name: getattr(options, name) for name in settings}, "dtype": "float32"},
-        "notes": measuring.NOTES,
-        "cases": cases,
-    }
+        work = {"cell": name, "batch": batch, "features": features, "hidden": hidden}
+        cases.append(record.case(work, functools.partial(_measure_shape, cell, layer, options)))
+    return {"notes": measuring.NOTES, "cases": cases}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -123,10 +113,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
     picture.savefig(path, dpi=110)
 
 
-def _measure_shape(cell: jaxseq.Cell, layer: measuring.Layer, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _measure_shape(cell: jaxseq.Cell, layer: measuring.Layer, options: argparse.Namespace) -> dict[str, Any]:
     """Measures both implementations of one layer: compiles, checks, then times them side by side."""
     programs: dict[tuple[str, str], measuring.Program] = {}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Any] = {"chosen": jaxseq.explain(cell, layer.inputs.shape).implementation}
     for measured in measuring.PASSES:
         found[measured] = {}
         reference = None

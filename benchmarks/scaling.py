@@ -6,6 +6,7 @@ least squares through the logarithms: 1 means in proportion. Small work is all o
 """
 
 import argparse
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,10 @@ import numpy as np
 
 from benchmarks import arguments, comparison, measuring
 from benchmarks.peers import OURS, PEERS, Work
+from benchmarks.record import Record
 from experiments.arguments import positive
 
+SETTINGS = ("cells", "peers", "length", "batch", "features", "hidden", "growth", "points", "repeats", "limit")
 SMOKE = {
     "cells": ("lstm",),
     "batch": 1,
@@ -56,33 +59,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     """Measures every size.
 
     Returns:
-      {"settings", "notes", "peers", "cases", "slopes", "failures"}: a case has `axis`, the size it grew to, its work
+      {"notes", "peers", "cases", "slopes", "failures"}: a case has `axis`, the size it grew to, its work
       and what `comparison.measure_work` gives; a slope has cell, axis, implementation, way, quantity and value, None
       where the quantity is unknown.
     """
     measuring.warm_up_compiler()
     found = comparison.find(options.peers)
     names = [name for name, peer in found.items() if "missing" not in peer]
-    cases, done = [], {}
+    cases = []
     for cell, axis in itertools.product(options.cells, AXES):
         for size in sizes(getattr(options, AXES[axis]), options.growth, options.points):
             shape = {name: getattr(options, name) for name in ("batch", "length", "features", "hidden")}
             shape[AXES[axis]] = size
             shape["hidden"] = (shape["hidden"],)
             work = Work(cell, "plain", **shape)
-            if work not in done:  # the smallest is on every axis
-                measuring.progress(str(work))
-                done[work] = comparison.measure_work(
-                    work, names, ways=_WAYS, placements={"one": 1}, repeats=options.repeats, seconds=options.limit
-                )
-            cases.append({"axis": axis, "size": size, **work._asdict(), **done[work]})
-    settings = ("cells", "peers", "length", "batch", "features", "hidden", "growth", "points", "repeats", "limit")
+            measuring.progress(str(work))
+            measure_work = functools.partial(
+                comparison.measure_work,
+                work,
+                names,
+                ways=_WAYS,
+                placements={"one": 1},
+                repeats=options.repeats,
+                seconds=options.limit,
+            )
+            case = record.case(work._asdict(), measure_work)  # the smallest, which is on every axis, is measured once
+            cases.append({**case, "axis": axis, "size": size})
     return {
-        "settings": {**{name: getattr(options, name) for name in settings}, "dtype": "float32"},
         "notes": comparison.NOTES,
         "peers": found,
         "cases": cases,

@@ -9,14 +9,16 @@ shorter ones, and a case over --limit is not run: the table, the plot, the JSON 
 """
 
 import argparse
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jaxseq
 from benchmarks import arguments, measuring
+from benchmarks.record import Record
 from experiments.arguments import positive
 from jaxseq.recurrence import IMPLEMENTATIONS
 
@@ -36,6 +38,7 @@ CASES = (
     *(Case(f"scan, unroll {unroll}", "scan", unroll) for unroll in (2, 4, 8, 16)),
     Case("unrolled", "unrolled", 1),
 )
+SETTINGS = ("cell", "batch", "features", "hidden", "lengths", "repeats", "devices", "limit")
 SMOKE = {"lengths": (2, 5), "batch": 2, "features": 3, "hidden": 4, "repeats": 2}
 
 # Compile time grows as the copies of the step to the power of 0.8 to 2, as measured on a CPU, the more the longer.
@@ -72,11 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     """Measures every case at every length.
 
     Returns:
-      {"settings", "notes", "cases"}: a case has its length, label, implementation, unroll, whether it is `chosen` by
+      {"notes", "cases"}: a case has its length, label, implementation, unroll, whether it is `chosen` by
       `jaxseq.explain`, and for "forward" and "gradient" either compile_seconds, memory, difference and seconds, or
       not_run, and predicted_compile_seconds where that was why.
     """
@@ -85,13 +88,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     cases = []
     measuring.warm_up_compiler()
     for length in options.lengths:
-        cases += _measure_length(cell, length, options, compiled)
-    settings = ("cell", "batch", "features", "hidden", "lengths", "repeats", "devices", "limit")
-    return {
-        "settings": {**{name: getattr(options, name) for name in settings}, "dtype": "float32"},
-        "notes": measuring.NOTES,
-        "cases": cases,
-    }
+        earlier = record.earlier(length=length)
+        _remember(earlier, compiled)
+        cases += earlier or record.add(*_measure_length(cell, length, options, compiled))
+    return {"notes": measuring.NOTES, "cases": cases}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -114,7 +114,7 @@ def table(result: dict[str, Any]) -> str:
     settings = result["settings"]
     about = (
         f"{settings['cell']}, B {settings['batch']}, F {settings['features']}, H {settings['hidden']}, "
-        f"{settings['dtype']}. Times: median (quartiles) of {settings['repeats']} samples. Compile time and memory: "
+        f"float32. Times: median (quartiles) of {settings['repeats']} samples. Compile time and memory: "
         "forward / forward + backward; memory is XLA's estimate, per device, not a measured peak. "
         "Chosen: what jaxseq.explain picks."
     )
@@ -202,6 +202,14 @@ def _measure_length(
     for (case, measured), timing in timings.items():
         found[case][measured]["seconds"] = timing._asdict()
     return list(found.values())
+
+
+def _remember(cases: Sequence[dict[str, Any]], compiled: _CompileTimes) -> None:
+    """Adds the compile times of cases that an earlier run measured."""
+    for found, measured in itertools.product(cases, measuring.PASSES):
+        if "compile_seconds" in found[measured]:
+            case = Case(*(found[field] for field in Case._fields))
+            compiled[case, measured][_copies(case, found["length"])] = found[measured]["compile_seconds"]
 
 
 def _compile_case(

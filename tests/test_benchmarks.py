@@ -108,6 +108,22 @@ def test_scan_vs_unrolled_marks_the_chosen_one_at_each_length(scanned):
     assert len(chosen) == 2 and out.count("(chosen)") == 2
 
 
+def test_scan_vs_unrolled_goes_on_with_the_lengths_that_are_there(scanned, tmp_path, monkeypatch, capsys):
+    whole, _, _, _ = scanned
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({**whole, "cases": [case for case in whole["cases"] if case["length"] == 2]}))
+    monkeypatch.setattr(measuring, "warm_up_compiler", lambda: None)
+    assert main([*SCAN_VS_UNROLLED, "--resume", "--json", str(path)]) == 0
+    again = json.loads(path.read_text())
+    assert "T 9: compiling" in (err := capsys.readouterr().err) and "T 2: compiling" not in err
+    assert [case["label"] for case in again["cases"]] == [case["label"] for case in whole["cases"]]
+    assert again["cases"][: len(scan_vs_unrolled.CASES)] == whole["cases"][: len(scan_vs_unrolled.CASES)]
+    predicted = [  # from the compile times of the earlier run
+        [case["gradient"].get("predicted_compile_seconds") for case in result["cases"]] for result in (whole, again)
+    ]
+    assert predicted[0] == predicted[1] and any(predicted[0])
+
+
 def test_every_implementation_is_a_case():
     assert {case.implementation for case in scan_vs_unrolled.CASES} == set(IMPLEMENTATIONS)
     assert len({case.label for case in scan_vs_unrolled.CASES}) == len(scan_vs_unrolled.CASES)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as entry
-from benchmarks import against_peers, comparison, measuring, peers, scaling
+from benchmarks import against_peers, comparison, measuring, peers, record, scaling
 from benchmarks.peers import OURS, PEERS, Work
 from jaxseq.recurrence import IMPLEMENTATIONS
 
@@ -108,6 +108,61 @@ def run(monkeypatch, tmp_path, capsys):
 
 
 SMOKE = ("against_peers", "--smoke")
+
+
+def test_a_run_that_ends_early_is_gone_on_with(run, monkeypatch):
+    arguments = (*SMOKE, "--ways", "forward", "--peers", "plain_scan", "--cells", "simple_rnn,lstm")
+    monkeypatch.setattr(measuring, "warm_up_compiler", lambda: None)
+    _, late, printed = run(*arguments, "--total", "1e-9")
+    assert ["not_run" in case for case in late["cases"]] == [True, True]
+    assert printed.out.count("not run: the run's 1e-09 s were over") == 2
+
+    right, asked = comparison.measure_work, []
+
+    def interrupted(work, *others, **settings):
+        asked.append(work.cell)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return right(work, *others, **settings)
+
+    monkeypatch.setattr(comparison, "measure_work", interrupted)
+    code, stopped, printed = run(*arguments, "--resume")
+    assert code == 130 and [case["cell"] for case in stopped["cases"]] == ["lstm"] == asked[:1]
+    assert "1 cases are in" in printed.err and "--resume" in printed.err
+    _, whole, _ = run(*arguments, "--resume")
+    assert asked == ["lstm", "simple_rnn", "simple_rnn"]
+    assert whole["cases"][0] == stopped["cases"][0] and len(whole["cases"]) == 2 and whole["failures"] == []
+    assert run(*arguments, "--resume")[1]["cases"] == whole["cases"] and len(asked) == 3
+    assert run(*arguments)[1]["cases"] != whole["cases"] and len(asked) == 5  # unasked, nothing is kept
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ("", "is not the result of a benchmark"),
+        ('{"benchmark": "epoch", "cases": []}', "is not the result of a benchmark"),
+        ({"benchmark": "epoch"}, "must be of the same benchmark, 'scaling', got 'epoch'"),
+        ({"settings": {"repeats": 3}}, "must be of the same settings.repeats, 5, got 3; --json FILE begins another"),
+        ({"environment": {"date": "x", "jax": "0.1"}}, "must be of the same environment.jax, '0.2', got '0.1'"),
+    ],
+)
+def test_only_cases_of_the_same_machine_and_settings_are_kept(tmp_path, before, words):
+    path = tmp_path / "r.json"
+    about = {
+        "benchmark": "scaling",
+        "settings": {"repeats": 5},
+        "environment": {"date": "y", "load_average_before": 1.0, "jax": "0.2"},
+    }
+    assert record.Record(path, about, resume=True).earlier() == []  # no file yet
+    path.write_text(before if isinstance(before, str) else json.dumps({**about, "cases": [], **before}))
+    with pytest.raises(measuring.WrongArgument) as error:
+        record.Record(path, about, resume=True)
+    assert str(error.value).startswith(f"argument --resume: {path} {words}")
+    about["environment"] |= {"date": "x", "load_average_before": 2.0}
+    record.Record(path, about).add({"size": (1, 2), "found": 3})
+    again = record.Record(path, {**about, "environment": {**about["environment"], "date": "z"}}, resume=True)
+    assert again.case({"size": (1, 2)}, lambda: pytest.fail("measured")) == {"size": [1, 2], "found": 3}
+    assert again.earlier(size=(1, 3)) == [] and again.measured == 0
 
 
 def test_against_peers_has_every_quantity_of_every_way_and_placement(run):

@@ -1,0 +1,89 @@
+"""A result as it grows: every case is in the file as soon as it is measured, so that a run that ends can go on."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measuring
+
+_PASSING = ("date", "load_average_before")  # of an environment: with another one the same is measured
+
+
+class Record:
+    """The cases of a result, and what they were asked for and measured on."""
+
+    def __init__(self, path: Path | None, about: Mapping[str, Any], *, resume: bool = False) -> None:
+        """Begins a record, or goes on with the one that lies in a file.
+
+        Args:
+          path: of the JSON file; None writes nothing.
+          about: what stands before the cases: benchmark, question, environment, settings.
+          resume: whether cases that the file holds are taken from it.
+        Raises:
+          WrongArgument: there is a file that is no result, or one of another benchmark, machine, version or setting.
+          OSError: it cannot be read.
+        """
+        self.path, self.about = path, _as_json(about)
+        self.measured = 0  # cases of this run
+        self._cases = _read(path, self.about) if resume and path is not None and path.exists() else []
+
+    def earlier(self, **work: Any) -> list[dict[str, Any]]:
+        """The cases known so far that have these fields."""
+        work = _as_json(work)
+        return [case for case in self._cases if all(case.get(name) == value for name, value in work.items())]
+
+    def case(self, work: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """The case of a piece of work: the one that is known, else its fields and what `measure` finds, written."""
+        found = self.earlier(**work)
+        return found[0] if found else self.add({**work, **measure()})[0]
+
+    def add(self, *cases: dict[str, Any]) -> Sequence[dict[str, Any]]:
+        """Writes cases into the file, and gives them back."""
+        self._cases += _as_json(cases)
+        self.measured += len(cases)
+        self.write({**self.about, "cases": self._cases})
+        return cases
+
+    def write(self, result: Mapping[str, Any]) -> None:
+        """Writes a result, whole or not at all."""
+        if self.path is None:
+            return
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps(result, indent=1) + "\n")
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _as_json(tree: Any) -> Any:
+    """As a file gives it back: lists for tuples."""
+    return json.loads(json.dumps(tree))
+
+
+def _read(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cases of a result that was asked for and measured on the same; not those that it names as not run."""
+    try:
+        found = json.loads(path.read_text())
+        then = {name: found[name] for name in about}
+        cases = [dict(case) for case in found["cases"] if "not_run" not in case]
+    except (ValueError, LookupError, TypeError):
+        raise measuring.WrongArgument(f"argument --resume: {path} is not the result of a benchmark") from None
+    for name, value in about.items():
+        for where, now, before in _parts(name, value, then[name]):
+            if now != before:
+                raise measuring.WrongArgument(
+                    f"argument --resume: {path} must be of the same {where}, {now!r}, got {before!r}; "
+                    "--json FILE begins another"
+                )
+    return cases
+
+
+def _parts(name: str, now: Any, before: Any) -> list[tuple[str, Any, Any]]:
+    """(name, value now, value before) of each entry of a dictionary, but for what passes; else of the whole."""
+    if not isinstance(now, dict) or not isinstance(before, dict):
+        return [(name, now, before)]
+    entries = (now | before).keys() - set(_PASSING)
+    return [(f"{name}.{entry}", now.get(entry), before.get(entry)) for entry in sorted(entries)]
