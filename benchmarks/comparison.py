@@ -86,8 +86,8 @@ def find(names: Sequence[str]) -> dict[str, dict[str, str]]:
         peer = PEERS[name]
         found[name] = {"title": peer.title, "note": peer.note}
         try:
-            peers.load(name)
-            found[name]["version"] = peers.version(name)
+            peer.load()
+            found[name]["version"] = peer.version()
         except peers.Missing as missing:
             found[name]["missing"] = str(missing)
             measuring.progress(f"{peer.title}: {missing}")
@@ -364,7 +364,7 @@ def _time_major(sequences: Any, peer: Peer) -> np.ndarray:
 
 
 def _compile_torch(work: Work, data: Data, way: str) -> Compiled:
-    torch = peers.load("pytorch")
+    torch = PEERS["pytorch"].load()
     peer = PEERS["pytorch"]
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
 

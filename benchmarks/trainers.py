@@ -132,7 +132,7 @@ class Keras:
 
     def __init__(self, experiment: Experiment) -> None:
         """Builds and compiles the model."""
-        self.experiment, self.keras = experiment, peers.load("keras")
+        self.experiment, self.keras = experiment, peers.keras.PEER.load()
         self.model = self._model()
         self.parameters = self.model.count_params()
         if experiment.windows is None:
@@ -173,7 +173,7 @@ class Keras:
                 "recurrent_dropout": ours.recurrent_dropout,
                 "return_sequences": index < last,
             }
-            model.add(peers.keras_layer(_cell_name(cell), cell.hidden_size, **settings))
+            model.add(peers.keras.make_layer(_cell_name(cell), cell.hidden_size, **settings))
             weights += conversions.to_keras(cell, params[f"layer_{index}"]["cell"])
         model.add(layers.Dense(experiment.outputs, activation=code.activation))
         model.compile(optimizer=code.optimizer, loss=code.loss, metrics=list(code.metrics))
@@ -243,7 +243,7 @@ class PyTorch:
 
     def __init__(self, experiment: Experiment) -> None:
         """Builds the model and puts the data on the device."""
-        self.experiment, self.torch = experiment, peers.load("pytorch")
+        self.experiment, self.torch = experiment, peers.pytorch.PEER.load()
         self.device = "cuda" if jax.default_backend() == "gpu" else "cpu"
         resets = any(isinstance(cell, jaxseq.GRU) for cell in experiment.cells)
         self.note = "its GRU resets after the product: another equation of the same size" if resets else ""
@@ -257,7 +257,7 @@ class PyTorch:
     def cannot(experiment: Experiment) -> str:
         """Why it cannot run an experiment; empty where it can."""
         if experiment.drops_out:
-            return peers.PEERS["pytorch"].cannot["dropout"]
+            return peers.pytorch.PEER.cannot["dropout"]
         others = [cell.activation for cell in experiment.cells if cell.activation != "tanh"]
         return f"its layers have no {others[0]}" if others else ""
 
@@ -308,7 +308,7 @@ class PyTorch:
         if isinstance(cell, jaxseq.GRU):
             cell = jaxseq.GRUResetAfter(cell.hidden_size)
             params = conversions.PARAMS[jaxseq.GRUResetAfter](*params, np.zeros_like(params.bias))
-        layer = peers.torch_layer(_cell_name(cell), len(params.w_input), cell.hidden_size)
+        layer = peers.pytorch.make_layer(_cell_name(cell), len(params.w_input), cell.hidden_size)
         _fill(layer, conversions.to_torch(cell, params), self._tensor)
         layer.bias_hh_l0.requires_grad_(False)
         return layer

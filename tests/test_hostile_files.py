@@ -67,7 +67,7 @@ def test_no_source_can_run_what_a_file_says():
     }
     assert found == {
         ("jaxseq/datasets/arrays.py", "import pickle"),  # for a restricted unpickler
-        ("benchmarks/peers.py", "import_module("),  # of the source's own names, as below
+        ("benchmarks/peers/peer.py", "import_module("),  # of the source's own names, as below
         ("benchmarks/__main__.py", "import_module("),
     }
 
