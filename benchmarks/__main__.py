@@ -1,7 +1,8 @@
-"""The command line: `list`, or the name of a benchmark."""
+"""The command line: `list`, `show FILE`, or the name of a benchmark."""
 
 import argparse
 import importlib
+import json
 import os
 import pkgutil
 import sys
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parse(arguments)
         if options.command == "list":
             return _list()
+        if options.command == "show":
+            return _show(options)
         return _run(options)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -47,6 +50,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="name the benchmarks and their questions")
+    show = commands.add_parser("show", help="print a result again, or draw it")
+    show.add_argument("file", type=Path, metavar="FILE", help="JSON that a benchmark wrote")
+    show.add_argument("--plot", type=_png, metavar="FILE.png", help="where the plot goes (default: nowhere)")
     parsers = {}
     for name, module in _benchmarks().items():
         parsers[name] = commands.add_parser(
@@ -107,6 +113,25 @@ def _list() -> int:
     width = max(map(len, found))
     for name, module in found.items():
         print(f"{name:{width}}  {_question(module)}")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    if options.plot is not None:
+        _check_can_be_written("plot", options.plot)
+    try:
+        result = json.loads(options.file.read_bytes())
+        benchmark = _benchmarks()[result["benchmark"]]
+        text = f"{_title(result)}\n\n{benchmark.table(result)}"
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        why = measuring.describe_error(error)
+        raise measuring.WrongArgument(
+            f"argument FILE: must be JSON that a benchmark wrote, got {options.file} ({why})"
+        ) from None
+    print(text, flush=True)
+    if options.plot is not None:
+        benchmark.plot(result, options.plot)
+        measuring.progress(f"wrote {options.plot}")
     return 0
 
 

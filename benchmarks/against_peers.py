@@ -158,8 +158,8 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: who took part, a summary, a table for each view, compile time and memory, and all that was not run."""
-    parts = [comparison.peers_list(result["peers"]), _summary(result)]
+    """Markdown: who took part, a summary, losses, a table for each view, compile time and memory, what was not run."""
+    parts = [comparison.peers_list(result["peers"]), _summary(result), _losses(result)]
     parts += [_view_table(result, view) for view in VIEWS if any(view.title in one for one in _all_ratios(result))]
     parts += [_quantity_table(result, *quantity) for quantity in _QUANTITIES]
     parts.append(_not_run(result))
@@ -319,6 +319,22 @@ def _summary(result: dict[str, Any]) -> str:
     header = ["what", "against the fastest of", "ahead", "even", "behind", "least ratio", "median", "greatest"]
     about = "Ratios: a peer's time over jaxseq's, above 1 jaxseq is faster. Even: the quartiles overlap."
     return f"{about}\n\n{measuring.markdown_table(header, rows)}" if rows else ""
+
+
+def _losses(result: dict[str, Any]) -> str:
+    """Every peer that is ahead of jaxseq, where and by how much, the greatest loss of each view first."""
+    rows = []
+    for view in VIEWS:
+        behind = [
+            (Ratio(**one), PEERS[name].title, case)
+            for case in result["cases"]
+            for name, one in case.get("ratios", {}).get(view.title, {}).items()
+            if one["verdict"] == "behind"
+        ]
+        behind.sort(key=lambda loss: loss[0].median)
+        rows += [[view.title, _shape(case), case["cell"], case["option"], peer, str(one)] for one, peer, case in behind]
+    header = ["what", "shape", "cell", "option", "peer", "its time over jaxseq's (quartiles)"]
+    return f"### Where a peer is ahead\n\n{measuring.markdown_table(header, rows)}" if rows else ""
 
 
 def _view_table(result: dict[str, Any], view: View) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measuring, projection, scan_vs_unrolled
-from benchmarks.__main__ import main
+from benchmarks.__main__ import RESULTS, main
 from jaxseq.recurrence import IMPLEMENTATIONS
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -124,6 +124,33 @@ def test_scan_vs_unrolled_goes_on_with_the_lengths_that_are_there(scanned, tmp_p
     assert predicted[0] == predicted[1] and any(predicted[0])
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_committed_result_is_shown_again(path, tmp_path, capsys):
+    assert main(["show", str(path), "--plot", str(tmp_path / "r.png")]) == 0
+    shown, result = capsys.readouterr().out, json.loads(path.read_text())
+    assert shown.startswith(result["question"]) and result["environment"]["date"] in shown
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    page = path.with_suffix(".md")
+    assert not page.exists() or page.read_text() == shown
+
+
+def test_a_result_is_shown_as_it_was_printed(scanned, tmp_path, capsys):
+    result, out, _, directory = scanned
+    assert main(["show", str(directory / "new" / "r.json")]) == 0
+    assert capsys.readouterr().out == out
+
+
+@pytest.mark.parametrize("contents", ["", "[]", "{}", '{"benchmark": "epoch"}', '{"benchmark": "os"}'])
+def test_only_a_result_is_shown(contents, tmp_path, capsys):
+    (tmp_path / "r.json").write_text(contents)
+    assert main(["show", str(tmp_path / "r.json")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith(
+        "error: argument FILE: must be JSON that a benchmark wrote, got"
+    )
+    assert printed.err.count("\n") == 1
+
+
 def test_every_implementation_is_a_case():
     assert {case.implementation for case in scan_vs_unrolled.CASES} == set(IMPLEMENTATIONS)
     assert len({case.label for case in scan_vs_unrolled.CASES}) == len(scan_vs_unrolled.CASES)
@@ -188,6 +215,7 @@ def test_list_names_every_benchmark(capsys):
     ("arguments", "words"),
     [
         ([], ("COMMAND",)),
+        (["show"], ("FILE",)),
         (["nothing"], ("COMMAND", "scan_vs_unrolled", "'nothing'")),
         (["scan_vs_unrolled", "--lengths", "3,0"], ("--lengths", "at least 1", "'3,0'")),
         (["scan_vs_unrolled", "--lengths", ""], ("--lengths", "at least 1", "''")),

@@ -224,6 +224,20 @@ def test_a_peer_that_differs_is_not_timed_and_the_run_fails(run, monkeypatch):
     assert "FAILED, not timed" in printed.out and "FAILED" not in printed.err and failure in printed.err
 
 
+def test_every_loss_is_listed_the_greatest_first():
+    def case(batch, median, verdict):
+        one = {"median": median, "lower": 0.5, "upper": 1.5, "verdict": verdict}
+        return {
+            **Work("lstm", "plain", batch, 3, 2, (2,))._asdict(),
+            "ratios": {against_peers.VIEWS[0].title: {"keras": one}},
+        }
+
+    cases = [case(1, 0.9, "behind"), case(2, 0.99, "even"), case(3, 0.8, "behind"), case(4, 1.2, "ahead")]
+    lines = against_peers._losses({"cases": cases}).splitlines()[4:]
+    assert ["B3" in lines[0], "0.80 (0.50-1.50) behind" in lines[0], "B1" in lines[1]] == [True] * 3 and len(lines) == 2
+    assert against_peers._losses({"cases": cases[1::2]}) == ""
+
+
 def test_cases_after_the_total_time_are_named(run):
     code, result, printed = run(*SMOKE, "--peers", "plain_scan", "--cells", "lstm,gru", "--total", "1e-9")
     assert code == 0
