@@ -208,7 +208,9 @@ def other_data(result: dict[str, Any]) -> bool:
 def in_all(results: list[dict[str, Any]]) -> str:
     """What training all of it took; a resumed run counts the seconds of every session."""
     seconds = sum(one.get("training_seconds", 0) for result in results for one in variants(result))
-    return f"{seconds:,.0f} s ({seconds / 3600:.1f} hours) of training in all"
+    documented = sum(result.get("training_seconds", 0) for result in results)
+    text = f"{seconds:,.0f} s ({seconds / 3600:.1f} hours) of training in all"
+    return text if documented == seconds else f"{text}, {documented:,.0f} s of them for the documents' own models"
 
 
 def ran_on(result: dict[str, Any]) -> str:

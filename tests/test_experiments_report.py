@@ -450,4 +450,6 @@ def test_the_report_says_what_all_training_took():
         {"training_seconds": 3000.0, "variants": [{"training_seconds": 600.0}]},
         {"variants": []},
     ]
-    assert report.in_all(results) == "3,600 s (1.0 hours) of training in all"
+    said = "3,600 s (1.0 hours) of training in all"
+    assert report.in_all(results) == f"{said}, 3,000 s of them for the documents' own models"
+    assert report.in_all([{"training_seconds": 3600.0, "variants": []}]) == said
