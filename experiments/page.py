@@ -91,8 +91,9 @@ def build(results: list[dict[str, Any]], directory: Path) -> str:
 
 
 def _escape(value: Any) -> str:
-    """Text for HTML; a figure stays in one line with its ±."""
-    return html.escape(report.printable(str(value)).replace(" ± ", "\xa0±\xa0").replace(" %", "\xa0%"))
+    """Text for HTML; a figure stays in one line with its ± and its exponent."""
+    text = report.printable(str(value)).replace(" ± ", "\xa0±\xa0").replace(" %", "\xa0%")
+    return html.escape(re.sub(r"(?<=\de-)(?=\d)", "\u2060", text))  # a word joiner: no line ends after the hyphen
 
 
 def _links(names: list[str]) -> str:

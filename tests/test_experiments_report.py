@@ -384,6 +384,10 @@ def test_the_page_is_well_formed_and_needs_nothing_else(written):
     assert {attributes["href"][1:] for attributes in read.all("a")} <= set(identifiers)
 
 
+def test_a_figure_of_the_page_stays_in_one_line():
+    assert page._escape("5.6e-16 ± 1 % of de-10") == "5.6e-\u206016\xa0±\xa01\xa0% of de-10"
+
+
 def test_the_page_escapes_all_text(written):
     read = _Page(written)
     assert "<script" not in written and "<b>" not in written.replace("<b>documented", "").replace("<b>measured", "")
