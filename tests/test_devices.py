@@ -89,7 +89,8 @@ def test_seeds_of_a_device_and_seeds_of_all_are_one_devices(seeds):
 
 
 @pytest.mark.parametrize(
-    ("seeds", "settings", "exchanges"), [(1, {}, True), (2, {}, False), (3, {}, True), (2, {"apart": False}, True)]
+    ("seeds", "settings", "exchanges"),
+    [(1, {}, True), (2, {}, False), (3, {}, True), (6, {}, False), (2, {"apart": False}, True)],
 )
 def test_devices_exchange_no_gradient_of_a_seed_of_their_own(seeds, settings, exchanges):
     if jax.default_backend() != "cpu":
