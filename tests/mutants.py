@@ -43,6 +43,7 @@ TESTS = {  # the quickest to notice first
     "checkpoints.py": ["test_checkpoints.py", "test_training.py", "test_killed.py"],
     "epochs.py": _TRAINING,
     "training.py": _TRAINING,
+    "runs.py": _TRAINING,
     "losses.py": ["test_losses.py", "test_training.py", "test_bad_arguments.py"],
     "optimizers.py": ["test_optimizers.py", "test_bad_arguments.py"],
     "sequences.py": ["test_sequences.py", "test_bad_arguments.py"],
@@ -111,10 +112,10 @@ def main() -> None:
             found.append({**mutant._asdict(), "fate": fate, "seconds": round(seconds, 1)})
             del found[-1]["source"]
             print(f"{fate}: {mutant.module}:{mutant.line}: {mutant.before}  ->  {mutant.after}", flush=True)
+            if options.json:  # at once: an hour may be interrupted
+                options.json.write_text(json.dumps(found, indent=1) + "\n")
     killed = sum(one["fate"] != "lives" for one in found)
     print(f"{killed} of {len(found)} mutants killed ({killed / len(found):.1%})")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def draw(modules: list[str], count: int, seed: int) -> list[Mutant]:
