@@ -113,7 +113,7 @@ def fit(
       save_every: seconds between checkpoints, in the midst of an epoch too; one is always written at the end and when
         interrupted.
       devices: to train on; None: all, of all processes. Every batch is sharded over them; but on a CPU, without
-        `patience`, each takes seeds of its own as long as there is one for every device, and those left are sharded.
+        `patience`, as many seeds as devices or more are dealt out to them.
       progress: show a progress bar; None: if stderr is a terminal.
       label: the bar's name.
     Returns:

@@ -89,8 +89,7 @@ def test_seeds_of_a_device_and_seeds_of_all_are_one_devices(seeds):
 
 
 @pytest.mark.parametrize(
-    ("seeds", "settings", "exchanges"),
-    [(1, {}, True), (2, {}, False), (3, {}, True), (6, {}, False), (2, {"apart": False}, True)],
+    ("seeds", "settings", "exchanges"), [(1, {}, True), (2, {}, False), (3, {}, False), (3, {"apart": False}, True)]
 )
 def test_devices_exchange_no_gradient_of_a_seed_of_their_own(seeds, settings, exchanges):
     if jax.default_backend() != "cpu":
@@ -102,6 +101,17 @@ def test_devices_exchange_no_gradient_of_a_seed_of_their_own(seeds, settings, ex
     chunk = epochs.make_train_chunk(TASK, TRAIN, optimizer, BATCH_SIZE, make_mesh(first_devices(2)), **settings)
     lowered = chunk.lower(state, totals, np.zeros(seeds, bool), TRAIN.arrays, TRAIN.rows, 0, 0, 4)
     assert ("all_reduce" in lowered.as_text()) == exchanges
+
+
+@pytest.mark.parametrize(
+    ("seeds", "devices"), [(1, 1), (2, 2), (3, 2), (4, 2), (5, 2), (16, 2), (3, 3), (5, 3), (6, 4), (9, 8), (16, 8)]
+)
+def test_every_part_of_every_seed_is_dealt_out_once_and_in_order(seeds, devices):
+    seed_of, part_of, parts = epochs.make_rounds(seeds, devices)
+    assert seed_of.shape == part_of.shape == (seeds * parts // devices, devices) and parts <= devices
+    assert all(len(set(row)) == devices for row in seed_of.tolist())  # no seed at two devices
+    for seed in range(seeds):
+        assert part_of[seed_of == seed].tolist() == list(range(parts))  # row by row: as time goes
 
 
 def test_one_device_draws_what_a_plain_loop_draws(alone):
