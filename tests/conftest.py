@@ -1,6 +1,7 @@
 """What must be set before JAX starts, and what several files of tests need."""
 
 import os
+import signal
 
 import hypothesis
 
@@ -10,6 +11,10 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several proce
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from jax._src import compiler  # noqa: E402  # no public setting reaches every compilation
+
+# A shell without job control starts what it puts into the background with Ctrl-C ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Only before the first array exists. A GPU, where there is one, stays the default platform.
 jax.config.update("jax_num_cpu_devices", 8)
