@@ -95,11 +95,12 @@ class GRUResetAfter:
           ValueError: `drive` does not end in 3 H.
         """
         check_drive(drive, self.gates, self.hidden_size)
-        size, hidden = self.hidden_size, state.hidden
+        hidden = state.hidden
         recurrent = gate_product(hidden, params.w_hidden, masks and masks.recurrent, name="state.hidden")
-        recurrent = recurrent + params.bias_hidden
-        gates = drive[..., : 2 * size] + recurrent[..., : 2 * size]
-        r, z = jnp.split(activation(self.gate_activation)(gates), 2, axis=-1)
-        n = activation(self.activation)(drive[..., 2 * size :] + r * recurrent[..., 2 * size :])
+        r_x, z_x, n_x = jnp.split(drive, 3, axis=-1)
+        r_h, z_h, n_h = jnp.split(recurrent + params.bias_hidden, 3, axis=-1)
+        gate = activation(self.gate_activation)
+        r, z = gate(r_x + r_h), gate(z_x + z_h)  # of each alone: of both side by side costs 28 % more (CHANGELOG.md)
+        n = activation(self.activation)(n_x + r * n_h)
         hidden = z * hidden + (1 - z) * n
         return GRUState(hidden), hidden
