@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import math
 import os
 import pkgutil
 import sys
@@ -149,7 +150,10 @@ def _run(options: argparse.Namespace) -> int:
         "benchmark": options.command,
         "question": _question(options.benchmark),
         "environment": measuring.describe_machine(options.devices),
-        "settings": {**{name: getattr(options, name) for name in options.benchmark.SETTINGS}, "dtype": "float32"},
+        "settings": {
+            **{name: _finite(getattr(options, name)) for name in options.benchmark.SETTINGS},
+            "dtype": "float32",
+        },
     }
     record = Record(outputs["json"], about, resume=options.resume)
     try:
@@ -178,6 +182,11 @@ def _benchmarks() -> dict[str, ModuleType]:
 
 def _question(module: ModuleType) -> str:
     return (module.__doc__ or "").partition("\n")[0]
+
+
+def _finite(value: Any) -> Any:
+    """None in place of infinity, which JSON does not know."""
+    return None if value == math.inf else value
 
 
 def _make_devices(number: int | None) -> int:

@@ -364,8 +364,8 @@ def _time_major(sequences: Any, peer: Peer) -> np.ndarray:
 
 
 def _compile_torch(work: Work, data: Data, way: str) -> Compiled:
-    torch = PEERS["pytorch"].load()
     peer = PEERS["pytorch"]
+    torch = peer.load()
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
 
     def tensor(array: np.ndarray) -> Any:

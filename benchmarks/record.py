@@ -1,12 +1,12 @@
 """A result as it grows: every case is in the file as soon as it is measured, so that a run that ends can go on."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import measuring
+from experiments.experiment import write_json
 
 _PASSING = ("date", "load_average_before")  # of an environment: with another one the same is measured
 
@@ -48,14 +48,8 @@ class Record:
 
     def write(self, result: Mapping[str, Any]) -> None:
         """Writes a result, whole or not at all."""
-        if self.path is None:
-            return
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(result, indent=1) + "\n")
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if self.path is not None:
+            write_json(self.path, result)
 
 
 def _as_json(tree: Any) -> Any:

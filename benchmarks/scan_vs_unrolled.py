@@ -139,7 +139,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
             axis.grid(alpha=0.25, which="both")
             axis.set_xticks(settings["lengths"], [str(length) for length in settings["lengths"]])
             axis.set_xticks([], minor=True)
-        row[1].axhline(settings["limit"], color="black", linestyle=":", linewidth=1)
+        if settings["limit"] is not None:
+            row[1].axhline(settings["limit"], color="black", linestyle=":", linewidth=1)
     for axis in axes[-1]:
         axis.set_xlabel("T, steps")
     handles = [

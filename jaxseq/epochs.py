@@ -336,16 +336,17 @@ def _over_devices(function: Callable[..., Any], mesh: Mesh, apart: bool = True) 
         seeds = len(jax.tree.leaves(carry)[0])
         if not (apart and jax.default_backend() == "cpu" and seeds >= count > 1):
             return _over_seeds(functools.partial(function, count, start, stop))(fixed, carry)
-        seed_of, part_of, parts = make_rounds(seeds, count)
+        *tables, parts = make_rounds(seeds, count)
+        seed_of, part_of = map(jnp.asarray, tables)
         device = jax.lax.axis_index("batch")
         gather = functools.partial(jax.lax.all_gather, axis_name="batch")
 
         def one_round(number: Any, carry: Any) -> Any:
-            seed, part = (jnp.asarray(table)[number, device] for table in (seed_of, part_of))
+            seed, part = seed_of[number, device], part_of[number, device]
             begin, end = (start + (stop - start) * bound // parts for bound in (part, part + 1))
             own_fixed, own = jax.tree.map(lambda leaf: leaf[seed], (fixed, carry))
             everyones = with_key_data(gather, function(1, begin, end, own_fixed, own))
-            return jax.tree.map(lambda leaf, new: leaf.at[jnp.asarray(seed_of)[number]].set(new), carry, everyones)
+            return jax.tree.map(lambda leaf, new: leaf.at[seed_of[number]].set(new), carry, everyones)
 
         return jax.lax.fori_loop(0, len(seed_of), one_round, carry)
 

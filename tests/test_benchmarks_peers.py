@@ -166,8 +166,9 @@ def test_only_cases_of_the_same_machine_and_settings_are_kept(tmp_path, before, 
 
 
 def test_against_peers_has_every_quantity_of_every_way_and_placement(run):
-    code, result, printed = run(*SMOKE, "--devices", "2", "--peers", "plain_scan")
+    code, result, printed = run(*SMOKE, "--devices", "2", "--peers", "plain_scan", "--limit", "inf")
     assert code == 0 and result["failures"] == []
+    assert result["settings"]["limit"] is None  # JSON knows no infinity
     assert result["environment"]["devices"] == result["settings"]["devices"] == 2
     [case] = result["cases"]
     assert len(case["chosen"]) == 1 and case["chosen"][0] in IMPLEMENTATIONS
