@@ -1,13 +1,17 @@
 """Command lines: a parser that tells an error in one line, and types of arguments."""
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _LARGEST = 2**31 - 1  # a larger size or seed JAX does not count
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse, with one line for an error in place of the usage and a line."""
+    """Argparse, with one line for an error in place of the usage and a line, and no options that are cut short."""
+
+    def __init__(self, **settings: Any) -> None:
+        """As argparse's; `--epoch 3` is an error, not `--epochs 3`."""
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Exits with code 2."""

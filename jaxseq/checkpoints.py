@@ -239,7 +239,8 @@ def _read(path: Path, target: Any, partial: bool) -> Any:
         if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise ValueError(f"target{jax.tree_util.keystr(key)} must be an array or its shape, got {leaf!r:.60}")
     wanted = {jax.tree_util.keystr(key): jax.eval_shape(_plain, leaf) for key, leaf in leaves}
-    with orbax.Checkpointer(orbax.PyTreeCheckpointHandler(multiprocessing_options=_alone())) as checkpointer:
+    alone = dict(multiprocessing_options=_alone())
+    with orbax.Checkpointer(orbax.PyTreeCheckpointHandler(**alone), **alone) as checkpointer:
         item = checkpointer.metadata(path).item_metadata
         stored = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in item.tree.items()}
         asked = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in wanted.items()}

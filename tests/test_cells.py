@@ -38,16 +38,26 @@ def test_init_draws_what_keras_draws(cell_class):
             np.testing.assert_array_equal(leaf, wanted)
 
 
-def test_init_draws_each_array_and_key_anew():
-    cell = jaxseq.GRUResetAfter(6, recurrent_initializer="glorot_uniform", bias_initializer=_normal)
-    first, second = (cell.init(jax.random.key(seed), 6) for seed in (0, 1))
-    leaves = jax.tree.leaves((first, second))
-    assert len({np.asarray(leaf).tobytes() for leaf in leaves}) == len(leaves)
+@every_class
+def test_init_draws_each_array_and_key_anew(cell_class):
+    keys = []
+
+    def initializer(key, shape, dtype):
+        keys.append(jax.random.key_data(key).tobytes())
+        return jax.random.normal(key, shape, dtype)
+
+    cell = cell_class(
+        6, **dict.fromkeys(("input_initializer", "recurrent_initializer", "bias_initializer"), initializer)
+    )
+    first, _ = (cell.init(jax.random.key(seed), 6) for seed in (0, 1))
+    assert len(set(keys)) == len(keys) == 2 * len(first)
     chex.assert_trees_all_equal(first, cell.init(jax.random.key(0), 6))
 
 
-def _normal(key, shape, dtype):
-    return jax.random.normal(key, shape, dtype)
+@every_class
+def test_half_precision_is_drawn_in_full_and_rounded(cell_class):
+    narrow, wide = (cell_class(6, param_dtype=dtype).init(jax.random.key(0), 5) for dtype in ("bfloat16", "float32"))
+    chex.assert_trees_all_equal(narrow, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), wide))
 
 
 @pytest.mark.parametrize("name", sorted(INITIALIZERS))
@@ -119,7 +129,7 @@ def test_settings_are_written_down_too():
     [
         (lambda: jaxseq.cell_to_json(jaxseq.LSTM(3, activation=jnp.sin)), "activation must be given by name"),
         (
-            lambda: jaxseq.cell_to_json(jaxseq.LearnedState(jaxseq.GRU(3, bias_initializer=_normal))),
+            lambda: jaxseq.cell_to_json(jaxseq.LearnedState(jaxseq.GRU(3, bias_initializer=jnp.zeros))),
             "bias_initializer must be given by name",
         ),
         (lambda: jaxseq.cell_to_json(object()), "cell must be an instance of a dataclass"),

@@ -90,6 +90,12 @@ def test_limits(tmp_path):
         gunzip(path.read_bytes(), title="bomb", max_bytes=1000)
     with pytest.raises(ValueError, match="must have at most 2 bytes, got 3"):
         gunzip(b"abc", title="plain", max_bytes=2)
+    # What is just as large as it may be is taken.
+    assert list(read(path, max_member_bytes=1 << 20)) == ["a.txt", "b.txt"]
+    unpacked = len(gzip.decompress(path.read_bytes()))
+    assert read(path, max_bytes=unpacked) and len(gunzip(path.read_bytes(), title="", max_bytes=unpacked)) == unpacked
+    with pytest.raises(ValueError, match="must unpack to at most"):
+        gunzip(path.read_bytes(), title="", max_bytes=unpacked - 1)
 
 
 def test_every_truncation_is_noticed(tmp_path):
@@ -149,6 +155,7 @@ def test_zip(tmp_path):
         zip_member(io.BytesIO(contents), "b.txt", title="it")
     with pytest.raises(ValueError, match="at most 100 bytes, declares 5000"):
         zip_member(io.BytesIO(contents), "a.txt", max_bytes=100)
+    assert len(zip_member(io.BytesIO(contents), "a.txt", max_bytes=5000)) == 5000
     damaged = bytearray(contents)
     damaged[40] ^= 0xFF
     with pytest.raises(ValueError, match="damaged"):

@@ -83,6 +83,32 @@ def test_number_arrays_and_other_members():
     assert arrays["y"].shape == (2, 3)
 
 
+@pytest.mark.parametrize("version, is_known", [((1, 0), True), ((2, 0), True), ((3, 0), False)])
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+def test_versions_of_the_format(version, is_known):
+    stream, written = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array(written, np.arange(3), version=version)
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("x.npy", written.getvalue())
+    if is_known:
+        assert read_arrays(stream, ("x",))["x"].tolist() == [0, 1, 2]
+    else:
+        with pytest.raises(ValueError, match=r"version \(3, 0\) is not known"):
+            read_arrays(stream, ("x",))
+
+
+@pytest.mark.parametrize("count", [0, 2, 4, 2**40])
+def test_arrays_of_more_or_fewer_bytes_than_they_say(count):
+    honest = pickle.dumps(objects([np.array([7, 8, 9], "<i4")]), protocol=3)
+    items = honest.index(b"\x07\x00\x00\x00")
+    says = honest.rindex(b"K\x03\x85", 0, items)  # the shape, (3,)
+    size = count.to_bytes(6, "little")
+    forged = honest[:says] + b"\x8a\x06" + size + b"\x85" + honest[says + 3 :]
+    with pytest.raises(ValueError, match=f"an array of int32 and shape .{count},. must have as many bytes"):
+        rows_of(npz_of(forged))
+    assert rows_of(npz_of(honest)) == [[7, 8, 9]]
+
+
 def test_ragged_take():
     ragged = Ragged(np.arange(6), np.array([1, 0, 3, 2]))
     assert [row.tolist() for row in ragged.take(np.array([2, 1, 0])).rows()] == [[1, 2, 3], [], [0]]

@@ -133,7 +133,7 @@ def test_treebank(directory, packed):
         (b"1\tWe\tPRON\n", "line 1 must have 10 tab-separated fields, got 3"),
         (CONLLU.replace("VERB", "RUN").encode(), "line 6 must have a universal tag, got 'RUN'"),
         (b"# nothing\n", "must hold sentences"),
-        (b"\xff", "must be UTF-8"),
+        (b"# one\n\xff", "line 2 must be UTF-8"),
     ],
 )
 def test_bad_treebank(contents, message):

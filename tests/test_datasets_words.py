@@ -244,6 +244,12 @@ def test_files_that_are_not_what_they_should_be(small, words, labels, message):
         reuters.load()
 
 
+def test_rank_0_is_a_rank(small):
+    np.savez(small / "reuters.npz", x=objects([[0, 2], [2, 0, 1], [1]]), y=np.array([0, 45, 7]))
+    read = reuters.load(test_split=0, num_words=10)
+    assert sorted(text.tolist() for text in read.train_inputs) == [[1, 3, 5], [1, 4], [1, 5, 3, 4]]
+
+
 def test_absent(small):
     (small / "imdb.npz").unlink()
     with pytest.raises(DataNotFound, match="^imdb.npz not found: put imdb.npz, from https://storage"):

@@ -1,6 +1,7 @@
 """More than one device: the batch is sharded, the result is one device's; several processes train as one."""
 
 import functools
+import math
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import pytest
 
 import jaxseq
 from jaxseq import epochs, losses, training
-from jaxseq.epochs import make_mesh
+from jaxseq.epochs import cut_batches, make_mesh
 from jaxseq.processes import Processes
 from jaxseq.row_keys import along_axis, rows_key
 
@@ -101,6 +102,16 @@ def test_devices_exchange_no_gradient_of_a_seed_of_their_own(seeds, settings, ex
     chunk = epochs.make_train_chunk(TASK, TRAIN, optimizer, BATCH_SIZE, make_mesh(first_devices(2)), **settings)
     lowered = chunk.lower(state, totals, np.zeros(seeds, bool), TRAIN.arrays, TRAIN.rows, 0, 0, 4)
     assert ("all_reduce" in lowered.as_text()) == exchanges
+
+
+@pytest.mark.parametrize("size, batch_size, devices", [(5, 2, 4), (5, 2, 1), (6, 3, 2), (1, 4, 3), (4, 4, 4)])
+def test_batches_are_filled_up_with_rows_of_theirs_that_weigh_nothing(size, batch_size, devices):
+    own = np.arange(size)[::-1] + 3  # a row that is not theirs may be no row at all: a window before the series
+    rows, weights = cut_batches(jnp.asarray(own), batch_size, devices)
+    assert rows.shape == weights.shape and rows.shape[1] % devices == 0
+    assert rows.shape[1] - batch_size < devices and len(rows) == math.ceil(size / batch_size)
+    np.testing.assert_array_equal(rows[weights == 1], own)
+    assert set(np.unique(weights)) <= {0, 1} and set(np.asarray(rows).ravel()) == set(own)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +213,7 @@ def test_a_key_of_rows_draws_the_rest_once_or_for_each_device():
 
 
 def take_part(rank, port, directory, cache):
-    """One of two processes that train together; SIGTERM comes to the second, within the first epoch."""
+    """One of two processes that train together; SIGTERM comes to the second, twice, within the first epoch."""
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -214,6 +225,8 @@ def take_part(rank, port, directory, cache):
     processes = Processes(make_mesh())
     with pytest.raises(OSError, match="no room"):
         processes.only_first(functools.partial(open, "/no room/at all", "w"))
+    sent = processes.arrays_from_first({"values": np.full((3, 2), rank + 0.5), "key": jax.random.key(rank)})
+    assert (sent["values"] == 0.5).all() and sent["key"] == jax.random.key(0)
 
     note, calls = training._Pace.note, []
 
@@ -225,11 +238,15 @@ def take_part(rank, port, directory, cache):
             signal.raise_signal(signal.SIGTERM)
 
     training._Pace.note = noting
-    try:
-        FIT(directory=directory, save_every=1e9)
-    except jaxseq.Interrupted as error:
-        print(error)
-        sys.exit(error.exit_code)
+    code = 0
+    for resume in (False, True):
+        calls.clear()
+        try:
+            FIT(directory=directory, save_every=1e9, resume=resume)
+        except jaxseq.Interrupted as error:
+            print(error)
+            code = error.exit_code
+    sys.exit(code)
 
 
 def test_two_processes_train_one_model_and_one_alone_goes_on(tmp_path, alone):
@@ -257,6 +274,6 @@ def test_two_processes_train_one_model_and_one_alone_goes_on(tmp_path, alone):
         for process in started:
             process.kill()
     assert [process.returncode for process in started] == [143, 143], "\n".join(printed)
-    assert "SIGTERM, saved in" in printed[0]
-    assert jaxseq.checkpoints.steps(tmp_path / "latest") == [2]
+    assert printed[0].count("SIGTERM, saved in") == 2
+    assert jaxseq.checkpoints.steps(tmp_path / "latest")[-1] == 4
     check_same_run(alone, FIT(directory=tmp_path, resume=True, devices=jax.devices()[:1]))

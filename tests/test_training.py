@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tqdm import tqdm
 
 import jaxseq
 from jaxseq import epochs as compiled
@@ -125,10 +126,27 @@ def test_interrupted_within_an_epoch_is_saved_and_resumed_bit_for_bit(tmp_path, 
         FIT(optimizer=rmsprop(), epochs=6, seeds=2, patience=2, directory=tmp_path)
     assert error.value.exit_code == 128 + number
     assert sum(calls) % 5 != 0
+    taken, bars = sum(calls), []
+    monkeypatch.setattr(training, "tqdm", lambda **bar: bars.append(bar) or tqdm(**bar))
     resumed = FIT(optimizer=rmsprop(), epochs=6, seeds=2, patience=2, directory=tmp_path, resume=True)
+    assert [(bar["initial"], bar["total"]) for bar in bars] == [(taken, 6 * 5)]
     same(resumed.state, uninterrupted.state)
     same(resumed.best_params, uninterrupted.best_params)
     assert resumed.history == uninterrupted.history
+
+
+def test_a_call_takes_half_a_second_or_an_epoch():
+    pace = training._Pace(100)
+    for steps, seconds, following in (
+        (1, 9.0, 1),  # the compiler's
+        (1, 0.25, 2),
+        (2, 0.01, 16),  # no more than 8 times as many
+        (16, 0.5, 16),
+        (16, 0.0, 100),
+        (100, 80.0, 1),
+    ):
+        pace.note(steps, seconds)
+        assert pace.steps == following
 
 
 def test_a_directory_that_vanishes_is_named_and_not_made_anew(tmp_path, monkeypatch, uninterrupted):
@@ -168,6 +186,12 @@ def test_a_run_is_not_resumed_to_an_epoch_that_it_has_passed(tmp_path):
     with pytest.raises(ValueError, match=f"^epochs must be at least 2, as far as the run to resume in {tmp_path} is"):
         FIT(optimizer=rmsprop(), epochs=1, directory=tmp_path, resume=True)
     assert FIT(optimizer=rmsprop(), epochs=2, directory=tmp_path, resume=True).history[0]["loss"]
+
+
+def test_a_checkpoint_that_another_program_wrote_is_refused(tmp_path):
+    jaxseq.checkpoints.save(tmp_path / "latest", 1, {"a": np.ones(2)}, {"settings": {"seeds": [0]}})
+    with pytest.raises(ValueError, match=f"^directory must hold a checkpoint written by fit, got {tmp_path}/latest/"):
+        FIT(optimizer=rmsprop(), epochs=1, directory=tmp_path, resume=True)
 
 
 def test_a_run_without_an_intact_checkpoint_says_that_it_starts_anew(tmp_path, caplog):

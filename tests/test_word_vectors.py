@@ -180,6 +180,25 @@ def test_king_minus_man_plus_woman():
     assert [word for word, _ in vectors.nearest(vectors["king"], 2)] == ["king", "man"]
 
 
+def test_an_analogy_is_the_sum_of_words_of_length_1():
+    words = tuple("abcdefghijklmno")
+    matrix = np.random.default_rng(1).normal(size=(len(words), 4))
+    units = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+    asked = units[0] + units[1] - units[2] - units[3]
+    cosines = dict(zip(words[4:], units[4:] @ asked / np.linalg.norm(asked), strict=True))
+    expected = sorted(cosines.items(), key=lambda item: -item[1])[:10]
+    found = WordVectors(words, matrix).analogy(["a", "b"], ["c", "d"])
+    assert [word for word, _ in found] == [word for word, _ in expected]
+    np.testing.assert_allclose([cosine for _, cosine in found], [cosine for _, cosine in expected], rtol=1e-10)
+    assert len(WordVectors(words, matrix).nearest("a")) == len(nearest(0, matrix)) == 10
+
+
+def test_word_vectors_are_compared_by_identity():
+    one, other = (WordVectors(("a", "b"), np.eye(2)) for _ in range(2))
+    assert one == one and one != other and len({one, other, one}) == 2
+    assert dict(one).keys() == {"a", "b"} and len(one) == 2
+
+
 @pytest.mark.parametrize(
     ("call", "named", "value"),
     [

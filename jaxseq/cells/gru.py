@@ -26,7 +26,7 @@ class GRUState(NamedTuple):
     hidden: jax.Array  # [..., H]
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True)
 class GRU:
     """Gated recurrent unit, reset before the recurrent product; the output is h'.
 

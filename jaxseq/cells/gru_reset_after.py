@@ -25,7 +25,7 @@ class GRUResetAfterParams(NamedTuple):
     bias_hidden: jax.Array  # [3H]
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True)
 class GRUResetAfter:
     """Gated recurrent unit, reset after the recurrent product; the output is h'.
 

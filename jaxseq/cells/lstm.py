@@ -30,7 +30,7 @@ class LSTMState(NamedTuple):
     carry: jax.Array  # [..., H]
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True)
 class LSTM:
     """Long short-term memory with a forget gate; the output is h'.
 

@@ -26,7 +26,7 @@ class SimpleRNNState(NamedTuple):
     hidden: jax.Array  # [..., H]
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True)
 class SimpleRNN:
     """Simple recurrent network: h' = tanh(x W + h U + b); the output is h'.
 

@@ -4,6 +4,7 @@ An archive is refused whole if any member looked at has a path that leads outsid
 or is larger than the limits: an honest one has none of these. An archive within an archive is bytes, and stays packed.
 """
 
+import codecs
 import gzip
 import io
 import stat
@@ -26,6 +27,7 @@ _DAMAGE = (
 _ZIP_ENTRY = b"PK\x01\x02"  # what every entry of a zip's directory begins with
 _MAX_ZIP_ENTRIES = 10_000
 _MAX_TAR_MEMBERS = 1 << 18  # aclImdb has 100,000 reviews
+_CHUNK = 1 << 20  # bytes read at a time
 _MAX_TAR_HEADER = 1 << 16  # bytes of a long name or of extended fields
 _TAR_HEADERS = (
     tarfile.XHDTYPE,
@@ -95,9 +97,26 @@ def gunzip(contents: bytes, *, title: str, max_bytes: int) -> bytes:
         return contents
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(contents), mode="rb") as stream:
-            return _Limited(stream, max_bytes, title).read()
+            unpacked, limited = io.BytesIO(), _Limited(stream, max_bytes, title)
+            while chunk := limited.read(_CHUNK):  # read() at once would reserve `max_bytes`, whatever there is
+                unpacked.write(chunk)
+            return unpacked.getvalue()
     except _DAMAGE as error:
         raise ValueError(f"{title} must be a whole gzip file, but is damaged: {error}") from error
+
+
+def text_lines(contents: bytes, *, title: str) -> Iterator[tuple[int, str]]:
+    """Yields (number, line) of a UTF-8 text, from 1 and without line ends; a byte-order mark and CRLF are accepted.
+
+    Raises:
+      ValueError: a line is not UTF-8.
+    """
+    for number, line in enumerate(io.BytesIO(contents), 1):  # line by line: all as text at once are four times as much
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        try:
+            yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{title} line {number} must be UTF-8, {error}") from error
 
 
 def tar_members(
@@ -144,7 +163,7 @@ def tar_members(
                     if len(data) != member.size:
                         raise ValueError(f"{title} must be whole, but ends within {member.name!r:.80}")
                     yield member.name, data
-            while limited.read(1 << 20):  # to the end, where gzip's own checksum is
+            while limited.read(_CHUNK):  # to the end, where gzip's own checksum is
                 pass
     except (*_DAMAGE, RecursionError) as error:  # a header may announce a header, which may announce a header
         raise ValueError(f"{title} must be a whole .tar.gz file, but is damaged: {error}") from error
@@ -168,7 +187,7 @@ def open_zip(stream: BinaryIO, title: str, kind: str = ".zip") -> Iterator[zipfi
     """
     try:
         entries, rest = 0, b""
-        while chunk := stream.read(1 << 20):
+        while chunk := stream.read(_CHUNK):
             entries += (rest + chunk).count(_ZIP_ENTRY)
             rest = (rest + chunk)[-3:]  # no whole mark fits
         if entries > _MAX_ZIP_ENTRIES:

@@ -71,7 +71,10 @@ class Ragged:
     def take(self, order: np.ndarray) -> "Ragged":
         """The rows `order` (int [M]) names, in that order."""
         starts = (np.cumsum(self.lengths) - self.lengths)[order]
-        return Ragged(_joined(self.values, starts, self.lengths[order]), self.lengths[order])
+        lengths = self.lengths[order]
+        # Slices, not one index a value: that would take many times the memory of the values.
+        slices = [self.values[at : at + length] for at, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
+        return Ragged(np.concatenate([self.values[:0], *slices]), lengths)
 
     def rows(self) -> np.ndarray:
         """An object array [N] of one array a row: it can be sliced and permuted."""
@@ -82,12 +85,6 @@ class Ragged:
             result[i] = self.values[start:end]
             start = end
         return result
-
-
-def _joined(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    # Slices, not one index a value: that would take many times the memory of the values.
-    slices = [values[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
-    return np.concatenate([values[:0], *slices])
 
 
 def read_arrays(
@@ -349,7 +346,11 @@ def _integer_rows(stream: bytes, position: int) -> tuple[Ragged, int]:
                 values[base[row[chosen]] + counts[row[chosen]]] = value
         counts[row] += numbers
         at = at + size
-    return Ragged(_joined(values, base, counts), counts), position
+    used = 0
+    for start, count in zip(base.tolist(), counts.tolist(), strict=True):  # close the gaps, in place
+        values[used : used + count] = values[start : start + count]
+        used += count
+    return Ragged(values[:used], counts), position
 
 
 def _array_rows(items: list, max_bytes: int) -> Ragged:

@@ -5,7 +5,7 @@ Source: Tatoeba, as distributed by manythings.org/anki; the archive of 2017 has 
 
 from typing import NamedTuple
 
-from jaxseq.datasets.archives import gunzip, zip_member
+from jaxseq.datasets.archives import gunzip, text_lines, zip_member
 from jaxseq.datasets.files import DataFile, Source, find
 
 PAIRS = DataFile("fra-eng.zip", alternatives=("fra.txt",), home="https://www.manythings.org/anki/fra-eng.zip")
@@ -35,12 +35,8 @@ def load() -> SentencePairs:
             contents = zip_member(stream, "fra.txt", title=title, max_bytes=1 << 28)
     else:
         contents = gunzip(found.read(), title=title, max_bytes=1 << 28)
-    try:
-        lines = contents.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{title} must be UTF-8, {error}") from error
     english, french = [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in text_lines(contents, title=title):
         if not line:
             continue
         fields = line.split("\t")  # newer archives add a third field, the attribution

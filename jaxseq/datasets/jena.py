@@ -125,7 +125,7 @@ def load() -> JenaSeries:
     try:
         pair = [find(YEAR_2020), find(SUMMER_2024)]
     except DataNotFound as error:
-        names = f"{YEAR_2020.name} and {SUMMER_2024.name}"
+        names = f"{YEAR_2020.name} and {SUMMER_2024.name}, from {YEAR_2020.home},"
         raise DataNotFound(f"{missing}; {names} together would do as well, but {error.args[0].split(':')[0]}") from None
     first, second = (read_csv(_contents(found), str(found.path)) for found in pair)
     train, total = len(first[0]), len(first[0]) + len(second[0])

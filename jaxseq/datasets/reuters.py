@@ -88,8 +88,8 @@ def load(
     title = str(found.path)
     with found.open() as stream:
         arrays = read_arrays(stream, ("x", "y"), title=title)
-    words, labels = check_words(arrays["x"], arrays["y"], len(TOPICS), title)
-    return arrange(words, labels, options, test_split, Source("real", "reuters", (found.record(),)))
+    ranks = [check_words(arrays.pop("x"), arrays["y"], len(TOPICS), title)]
+    return arrange(ranks, options, test_split, Source("real", "reuters", (found.record(),)))
 
 
 def check_options(options: WordOptions, test_split: float) -> None:
@@ -100,10 +100,13 @@ def check_options(options: WordOptions, test_split: float) -> None:
 
 
 def arrange(
-    words: Ragged, labels: np.ndarray, options: WordOptions, test_split: float, source: Source
+    ranks: list[tuple[Ragged, np.ndarray]], options: WordOptions, test_split: float, source: Source
 ) -> ReutersSequences:
-    """Shuffles, marks, limits and splits ranks as Keras' `load_data` does."""
-    words, labels = shuffled(words, labels, np.random.RandomState(options.seed))
+    """Shuffles, marks, limits and splits ranks, one (words, labels), as Keras' `load_data` does.
+
+    Empties `ranks`, as `imdb.arrange`.
+    """
+    words, labels = shuffled(*ranks.pop(), np.random.RandomState(options.seed))
     words, labels = shorter(marked(words, options), labels, options.maxlen)
     if not len(words):
         raise ValueError(f"maxlen must leave some wires, got {options.maxlen}")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseq.datasets.archives import gunzip
+from jaxseq.datasets.archives import gunzip, text_lines
 from jaxseq.datasets.files import DataFile, Source, find
 
 MESSAGES = DataFile("SMSSpamCollection", home="https://archive.ics.uci.edu/dataset/228/sms+spam+collection")
@@ -34,12 +34,8 @@ def load() -> SmsMessages:
     found = find(MESSAGES)
     title = str(found.path)
     contents = gunzip(found.read(), title=title, max_bytes=1 << 26)
-    try:
-        lines = contents.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{title} must be UTF-8, {error}") from error
     texts, targets = [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in text_lines(contents, title=title):
         if not line:
             continue
         label, tab, text = line.partition("\t")

@@ -220,9 +220,8 @@ def reuters(
         # Every 46th word from rank 50 on belongs to the topic: some below any num_words worth trying.
         own = np.arange(50 + label, VOCABULARY_SIZE, classes)
         topics[label, own] *= 15
-    return arrange_reuters(
-        _texts_from(rng, topics, labels, mean_length), labels, options, test_split, _source("reuters")
-    )
+    ranks = [(_texts_from(rng, topics, labels, mean_length), labels)]
+    return arrange_reuters(ranks, options, test_split, _source("reuters"))
 
 
 def reuters_word_index() -> dict[str, int]:

@@ -3,9 +3,10 @@
 Source: Silveira et al. 2014, "A Gold Standard Dependency Corpus for English", LREC; Universal Dependencies.
 """
 
+import itertools
 from typing import NamedTuple
 
-from jaxseq.datasets.archives import gunzip
+from jaxseq.datasets.archives import gunzip, text_lines
 from jaxseq.datasets.files import DataFile, Source, find
 
 _HOME = "https://github.com/UniversalDependencies/UD_English-EWT"
@@ -50,12 +51,8 @@ def load() -> TaggedSentences:
 
 def read_conllu(contents: bytes, title: str) -> list[TaggedSentence]:
     """The sentences of a CoNLL-U file; multiword ranges (3-4) and empty nodes (3.1) are not words."""
-    try:
-        lines = contents.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{title} must be UTF-8, {error}") from error
     sentences, words, tags = [], [], []
-    for number, line in enumerate([*lines, ""], 1):
+    for number, line in itertools.chain(text_lines(contents, title=title), [(0, "")]):
         if not line:
             if words:
                 sentences.append(TaggedSentence(tuple(words), tuple(tags)))

@@ -61,7 +61,8 @@ def marked(words: Ragged, options: WordOptions) -> Ragged:
     is_word = np.ones(len(words.values) + len(words), bool)
     is_word[np.cumsum(words.lengths) - words.lengths + np.arange(len(words))] = False
     values = np.full(len(is_word), options.start, words.values.dtype)
-    values[is_word] = words.values + options.index_from
+    values[is_word] = words.values
+    np.add(values, options.index_from, out=values, where=is_word)  # in place: a sum would be all words once more
     return Ragged(values, words.lengths + 1)
 
 
