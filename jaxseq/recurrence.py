@@ -435,8 +435,9 @@ def _fastest(platform: str, shape: tuple[int, ...], hidden_size: int, dropout: b
 
     On a CPU: deferring saves the reading and writing of the weights' gradients, (F + H) · G · H numbers, at every
     step, and costs a pass over those of the gates, B · G · H; hoisting costs a pass over all drives, and wins surely
-    only where inputs are so much wider that reading them together saves more (benchmarks/results/projection.json). Of
-    one sequence [T, F] nobody knows how many a `vmap` runs beside it: it is never taken for a small batch.
+    only where inputs are so much wider that reading them together saves more. What that comes to is in
+    benchmarks/results/implementations.json. Of one sequence [T, F] nobody knows how many a `vmap` runs beside it: it
+    is never taken for a small batch.
     """
     if platform != "cpu":
         return Choice("hoisted", "on an accelerator one large product beats T small ones and their launches")

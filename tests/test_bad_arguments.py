@@ -845,13 +845,13 @@ BENCHMARKS = [
     (["dance"], "COMMAND"),
     (["list", "x"], "x"),
     *(
-        (["projection", "--smoke", f"--{name}={text}"], f"--{name}")
+        (["implementations", "--smoke", f"--{name}={text}"], f"--{name}")
         for name in ("repeats", "devices")
         for text in NO_NUMBERS
     ),
-    (["projection", "--smoke", "--plot", "x.pdf"], "--plot"),
-    (["projection", "--smoke", "--json", "/proc/nowhere/x.json"], "--json"),
-    *((["projection", "--smoke", f"--length={text}"], "--length") for text in NO_NUMBERS[:6]),
+    (["implementations", "--smoke", "--plot", "x.pdf"], "--plot"),
+    (["implementations", "--smoke", "--json", "/proc/nowhere/x.json"], "--json"),
+    *((["implementations", "--smoke", f"--length={text}"], "--length") for text in NO_NUMBERS[:6]),
     *((["scan_vs_unrolled", "--smoke", f"--batch={text}"], "--batch") for text in NO_NUMBERS[:6]),
     *((["scan_vs_unrolled", "--smoke", f"--lengths={text}"], "--lengths") for text in ("0", "x", "1,,2", "-1", "")),
     (["scan_vs_unrolled", "--smoke", "--cell", "lstn"], "--cell"),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import measuring, projection, scan_vs_unrolled
+from benchmarks import implementations, measuring, scan_vs_unrolled
 from benchmarks.__main__ import RESULTS, main
 from jaxseq.recurrence import IMPLEMENTATIONS
 
@@ -59,8 +60,8 @@ def scanned(run):
 
 
 @pytest.fixture(scope="module")
-def projected(run):
-    return run(["projection", "--smoke"])
+def compared(run):
+    return run(["implementations", "--smoke"])
 
 
 def check_measurement(found):
@@ -187,19 +188,25 @@ def test_a_result_says_what_it_was_measured_on(scanned):
     assert (directory / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_projection_compares_both_at_every_shape(projected):
-    result, out, _, directory = projected
-    assert [case["hidden"] for case in result["cases"]] == list(projection.SMOKE["hidden"])
+def test_implementations_are_compared_at_every_shape(compared):
+    result, out, _, directory = compared
+    assert [case["hidden"] for case in result["cases"]] == list(implementations.SMOKE["hidden"])
     for case in result["cases"]:
-        assert case["chosen"] in IMPLEMENTATIONS
+        assert case["chosen"] in implementations.IMPLEMENTATIONS
         for measured in measuring.PASSES:
             found = case[measured]
-            for name in projection.IMPLEMENTATIONS:
+            seconds = {name: found[name]["seconds"] for name in implementations.IMPLEMENTATIONS}
+            for name in implementations.IMPLEMENTATIONS:
                 check_measurement(found[name])
-            medians = [found[name]["seconds"]["median"] for name in projection.IMPLEMENTATIONS]
-            assert found["ratio"] == pytest.approx(medians[0] / medians[1])
-            assert found["winner"] in (*projection.IMPLEMENTATIONS, "neither")
+            surely = [
+                name
+                for name, own in seconds.items()
+                if all(own["upper_quartile"] < seconds[other]["lower_quartile"] for other in {*seconds} - {name})
+            ]
+            assert [found["fastest"]] == (surely or [None])
     assert out.count("| gru ") == len(result["cases"])
+    lost = re.findall(r"surely faster than the chosen one at \d; the chosen one takes ([\d.]+) times", out)
+    assert len(lost) == 2 and all(float(ratio) >= 1 for ratio in lost)
     assert (directory / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -207,7 +214,7 @@ def test_list_names_every_benchmark(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines]
-    assert names == ["against_peers", "epoch", "projection", "scaling", "scan_vs_unrolled"]
+    assert names == ["against_peers", "epoch", "implementations", "scaling", "scan_vs_unrolled"]
     assert all(line.endswith("?") for line in lines)
 
 
@@ -227,7 +234,7 @@ def test_list_names_every_benchmark(capsys):
         (["scan_vs_unrolled", "--json", "/proc/none/a.json"], ("--json", "written", "/proc/none/a.json")),
         (["scan_vs_unrolled", "--json", "/"], ("--json", "written", "directory")),
         (["scan_vs_unrolled", "--smoke", "--devices", "99"], ("--devices", "at most", "99")),
-        (["projection", "--smoke", "--length", "-1"], ("--length", "at least 1", "'-1'")),
+        (["implementations", "--smoke", "--length", "-1"], ("--length", "at least 1", "'-1'")),
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments, words, capsys):
@@ -256,7 +263,7 @@ def test_unequal_results_are_an_error_and_nothing_is_timed(monkeypatch, capsys):
     monkeypatch.setattr(measuring, "layer_function", with_a_mistake)
     monkeypatch.setattr(measuring, "time_interleaved", never)
     monkeypatch.setattr(measuring, "warm_up_compiler", lambda: None)
-    assert main(["projection", "--smoke"]) == 1
+    assert main(["implementations", "--smoke"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.splitlines()[-1].startswith("error: hoisted, forward, of GRU(hidden_size=2) must equal")
@@ -346,7 +353,7 @@ def start(*arguments):
 
 
 def test_devices_share_the_batch(projected, tmp_path):
-    command = ["projection", "--smoke", "--devices", "2", "--json", str(tmp_path / "r.json")]
+    command = ["implementations", "--smoke", "--devices", "2", "--json", str(tmp_path / "r.json")]
     process = start(*command)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err

@@ -175,6 +175,7 @@ def test_eight_years(directory, name):
     assert series.name == "jena_climate_2009_2016" and series.values.shape == (420_551, 14)
     for part, batches in ((series.parts.validation, 769), (series.parts.test, 930)):
         assert (part.stop - part.start - 1440) // 128 == batches  # the documents' counts
+    assert series.starts == (0,)
     assert series.parts.train == slice(0, 200_000) and series.parts.validation.start == 200_001
 
 

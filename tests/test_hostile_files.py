@@ -404,6 +404,11 @@ def test_a_zip_of_many_files():
         hostile.seek(0)
         with pytest.raises(ValueError, match="must hold at most 10000 files, got 10001"):
             read()
+    honest = io.BytesIO()
+    with zipfile.ZipFile(honest, "w") as archive:
+        for number in range(10_000):
+            archive.writestr(f"{number}", b"")
+    assert zip_member(io.BytesIO(honest.getvalue()), "9999") == b""
 
 
 def test_zip_sizes_that_lie():

@@ -400,7 +400,7 @@ def test_explain_says_what_scan_takes():
     assert choice.implementation in ("scan", "hoisted", "deferred") and choice.reason
     with jax.default_device(jax.devices("cpu")[0]):
         assert jaxseq.explain(CELLS["lstm"], (T, F)).implementation == "scan"
-        many, wide = 300, 60 * CELLS["lstm"].hidden_size  # benchmarks/results/projection.json
+        many, wide = 300, 60 * CELLS["lstm"].hidden_size  # benchmarks/results/implementations.json
         assert jaxseq.explain(CELLS["lstm"], (T, many, wide - 1)).implementation == "scan"
         assert jaxseq.explain(CELLS["lstm"], (T, many, wide)).implementation == "hoisted"
         assert jaxseq.explain(CELLS["lstm"], (T, many, wide), dropout=True).implementation == "scan"

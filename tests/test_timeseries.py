@@ -211,7 +211,7 @@ SERIES = np.zeros((20, 2), np.float32)
         (lambda: chronological_split(10, (float("nan"),)), "fractions", "nan"),
         (lambda: chronological_split(10, boundaries=(5, 5)), "boundaries", r"\(5, 5\)"),
         (lambda: chronological_split(10, boundaries=(5, 10)), "boundaries", r"\(5, 10\)"),
-        (lambda: chronological_split(10, boundaries=(0, 5)), "boundaries", "0"),
+        (lambda: chronological_split(10, boundaries=(0, 5)), "boundaries", "at least 1, got 0"),
         (lambda: Scaler.fit(np.zeros((0, 3))), "series", r"\(0, 3\)"),
         (lambda: Scaler.fit(np.zeros(3)), "series", r"\(3,\)"),
         (lambda: Scaler.fit(np.array([[0.0, 1], [2, np.nan]])), "series", "nan in row 1, column 1"),

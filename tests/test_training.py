@@ -222,6 +222,10 @@ def test_what_a_run_does_is_logged(tmp_path, caplog):
     for seed, (run, best) in enumerate(zip(result.history, result.best_epoch, strict=True)):
         if len(run["loss"]) < 30:
             assert f"tiny: seed {seed} stops; its best epoch was {best}" in lines
+    for seeds, of in ((1, ""), (2, ", mean of 2 seeds")):
+        caplog.clear()
+        FIT(optimizer=rmsprop(), epochs=1, seeds=seeds, label="few")
+        assert re.match(rf"few: epoch 1 of 1: [^;]*val_loss [\d.]+{of}; ", caplog.messages[1])
 
 
 def test_early_stopping_stops_each_seed_where_keras_would():
@@ -279,6 +283,38 @@ def test_weights_count_steps_and_leave_the_rest_out():
         result = jaxseq.fit(task, data, optimizer=rmsprop(), epochs=2, batch_size=8, devices=ONE_DEVICE, progress=False)
         histories.append(result.history)
     assert histories[0] == histories[1]
+
+
+def test_weights_count_by_their_ratios():
+    weights = np.random.default_rng(3).uniform(0.1, 1, len(TARGETS)).astype(np.float32)
+    results = []
+    for scale in (1.0, 2.0**-20):  # a power of two: nothing is rounded
+        data = jaxseq.examples(INPUTS, TARGETS, scale * weights)
+        settings = dict(optimizer=rmsprop(), epochs=2, batch_size=8, devices=ONE_DEVICE, progress=False)
+        results.append(jaxseq.fit(make_task(PLAIN), data, data, **settings))
+    assert results[0].history == results[1].history
+    same(results[0].state.params, results[1].state.params)
+    params = jax.tree.map(lambda leaf: leaf[0], results[0].state.params)
+    each = losses.binary_cross_entropy(PLAIN.apply({"params": params}, INPUTS), TARGETS)
+    assert results[0].history[0]["val_loss"][-1] == pytest.approx(np.average(each, weights=weights), rel=1e-5)
+
+
+def test_a_state_takes_the_place_of_the_one_before(monkeypatch):
+    made, gone = training.make_train_chunk, []
+
+    def watched(*arguments, **settings):
+        chunk = made(*arguments, **settings)
+
+        def run(state, totals, *more):
+            following = chunk(state, totals, *more)
+            gone.append(all(leaf.is_deleted() for leaf in jax.tree.leaves((state, totals))))
+            return following
+
+        return run
+
+    monkeypatch.setattr(training, "make_train_chunk", watched)
+    FIT(optimizer=rmsprop(), epochs=1)
+    assert gone and all(gone)
 
 
 def test_more_epochs_do_not_compile_more():

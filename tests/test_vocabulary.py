@@ -31,6 +31,11 @@ def test_ranks_are_shifted_and_limited(word_index, index_from, num_words):
                 vocabulary.decode([index])
 
 
+def test_a_vocabulary_prints_without_its_words():
+    printed = repr(Vocabulary.from_word_index({"the": 1}))
+    assert printed == "Vocabulary(padding='<PAD>', start='<START>', unknown='<UNK>')"
+
+
 def test_a_review_comes_back_as_text():
     """As keras.datasets.imdb stores it: 1 starts, ranks are shifted by 3, 2 is unknown, 0 pads."""
     vocabulary = Vocabulary.from_word_index({"the": 1, "film": 2, "great": 3, "was": 4})

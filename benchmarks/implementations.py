@@ -1,0 +1,189 @@
+"""Which implementation is fastest, at which B, F and H, and does the engine pick it?
+
+One recurrent layer by the plain scan, with the input product before the loop ("hoisted"), and with the weights'
+gradients after it too ("deferred"): forward, and forward and backward with respect to parameters and inputs, over a
+grid of shapes. The engine's choice (`jaxseq.explain`) is set from the result, by forward and backward.
+"""
+
+import argparse
+import functools
+import itertools
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jaxseq
+from benchmarks import arguments, measuring
+from benchmarks.record import Record
+from experiments.arguments import positive
+
+IMPLEMENTATIONS = ("scan", "hoisted", "deferred")
+SETTINGS = ("cells", "length", "batches", "features", "hidden", "repeats", "seconds", "devices")
+SMOKE = {"cells": ("gru",), "length": 3, "batches": (2,), "features": (3,), "hidden": (2, 4), "repeats": 2}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this benchmark's options."""
+    arguments.add_some_of(parser, "cells", measuring.CELLS, default=("lstm", "gru"))
+    parser.add_argument("--length", type=positive, default=100, metavar="T", help="default: %(default)s")
+    for name, letter, default in (
+        ("batches", "B", (1, 8, 32, 128)),
+        ("features", "F", (14, 100, 512)),
+        ("hidden", "H", (8, 32, 128, 512)),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            type=arguments.positives,
+            default=default,
+            metavar=f"{letter},...",
+            help=f"default: {','.join(map(str, default))}",
+        )
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        default=2,
+        metavar="S",
+        help="a shape is done with after so many, three samples at least (default: %(default)s)",
+    )
+
+
+def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
+    """Measures every implementation at every shape.
+
+    Returns:
+      {"notes", "cases"}: a case has its cell, batch, features and hidden, what `jaxseq.explain` picks (`chosen`), and
+      for "forward" and "gradient" the measurements by name, and what is surely the fastest (`fastest`): None where the
+      quartiles of two overlap.
+    """
+    grid = list(itertools.product(options.cells, options.batches, options.features, options.hidden))
+    cases = []
+    measuring.warm_up_compiler()
+    for number, (name, batch, features, hidden) in enumerate(grid, 1):
+        measuring.progress(f"{number}/{len(grid)}: {name}, B {batch}, F {features}, H {hidden}")
+        cell = measuring.CELLS[name](hidden)
+        layer = measuring.random_layer(cell, options.length, batch, features, devices=options.devices)
+        work = {"cell": name, "batch": batch, "features": features, "hidden": hidden}
+        cases.append(record.case(work, functools.partial(_measure_shape, cell, layer, options)))
+    return {"notes": measuring.NOTES, "cases": cases}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown: a row a shape, and how the engine's choice fares."""
+    header = ["cell", "B", "F", "H", "chosen"]
+    for measured in measuring.PASSES:
+        header += [f"{measuring.PASS_TITLES[measured]}: {name}, ms" for name in IMPLEMENTATIONS]
+        header += ["surely fastest"]
+    rows = []
+    for case in result["cases"]:
+        row = [case["cell"], *(str(case[name]) for name in ("batch", "features", "hidden")), case["chosen"]]
+        for measured in measuring.PASSES:
+            row += [measuring.milliseconds(case[measured][name]["seconds"]) for name in IMPLEMENTATIONS]
+            row += [case[measured]["fastest"] or "–"]
+        rows.append(row)
+    settings, about = result["settings"], result["environment"]
+    lines = [
+        f"T {settings['length']}, float32, {about['devices']} x {about['device']}. Times: median (quartiles). Surely "
+        "fastest: its upper quartile is below the others' lower ones.",
+        "",
+        measuring.markdown_table(header, rows),
+        "",
+        *(_summary(result["cases"], measured) for measured in measuring.PASSES),
+    ]
+    return "\n".join(lines)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draws the plain scan's time over that of the others, a panel a cell and batch, a line for each F."""
+    from matplotlib import figure, lines  # only who draws pays for the import
+
+    settings, about = result["settings"], result["environment"]
+    panels = list(itertools.product(settings["cells"], settings["batches"]))
+    picture = figure.Figure(figsize=(max(8, 2.6 * len(panels)), 6.5), layout="constrained")
+    axes = picture.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
+    styles = {"hoisted": ("C0", "--"), "deferred": ("C1", "-")}
+    for row, measured in zip(axes, measuring.PASSES, strict=True):
+        for axis, (cell, batch) in zip(row, panels, strict=True):
+            cases = [case for case in result["cases"] if (case["cell"], case["batch"]) == (cell, batch)]
+            for features, marker in zip(settings["features"], "os^vDP", strict=False):
+                for name, (color, style) in styles.items():
+                    ratios = {
+                        case["hidden"]: _median(case, measured, "scan") / _median(case, measured, name)
+                        for case in cases
+                        if case["features"] == features
+                    }
+                    axis.plot(list(ratios), list(ratios.values()), style, marker=marker, markersize=4, color=color)
+            axis.axhline(1, color="black", linewidth=1)
+            axis.set(xscale="log", title=f"{cell}, B {batch}")
+            axis.set_yscale("log", base=2)
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.set_xticks(settings["hidden"], [str(hidden) for hidden in settings["hidden"]])
+            axis.set_xticks([], minor=True)
+            axis.grid(alpha=0.25, which="both")
+        row[0].set_ylabel(f"{measuring.PASS_TITLES[measured]}\ntimes as fast as the plain scan")
+    for axis in axes[-1]:
+        axis.set_xlabel("H")
+    keys = [lines.Line2D([], [], color=color, linestyle=style, label=name) for name, (color, style) in styles.items()]
+    keys += [
+        lines.Line2D([], [], color="black", linestyle="", marker=marker, label=f"F {features}")
+        for features, marker in zip(settings["features"], "os^vDP", strict=False)
+    ]
+    picture.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False)
+    picture.suptitle(
+        f"Above 1 it pays: T {settings['length']}; {about['devices']} x {about['device']}, "
+        f"{about['cores']} cores, jax {about['jax']}"
+    )
+    picture.savefig(path, dpi=110)
+
+
+def _measure_shape(cell: jaxseq.Cell, layer: measuring.Layer, options: argparse.Namespace) -> dict[str, Any]:
+    """Measures every implementation of one layer: compiles, checks, then times them side by side."""
+    runs: dict[tuple[str, str], Callable[[], Any]] = {}
+    found: dict[str, Any] = {"chosen": jaxseq.explain(cell, layer.inputs.shape).implementation}
+    for measured in measuring.PASSES:
+        found[measured] = {}
+        reference = None
+        for name in IMPLEMENTATIONS:
+            function = measuring.layer_function(cell, measured, implementation=name)
+            program = measuring.compile_program(function, *layer)
+            result = program.run()
+            reference = result if reference is None else reference
+            runs[measured, name] = program.run
+            found[measured][name] = {
+                "compile_seconds": program.compile_seconds,
+                "memory": program.memory,
+                "difference": measuring.check_equal(f"{name}, {measured}, of {cell}", result, reference),
+            }
+
+    timings = measuring.time_interleaved(runs, options.repeats, seconds=options.seconds)
+    for measured in measuring.PASSES:
+        for name in IMPLEMENTATIONS:
+            found[measured][name]["seconds"] = timings[measured, name]._asdict()
+        found[measured]["fastest"] = _surely_fastest({name: timings[measured, name] for name in IMPLEMENTATIONS})
+    return measuring.rounded(found)
+
+
+def _surely_fastest(timings: dict[str, measuring.Timing]) -> str | None:
+    first = min(timings, key=lambda name: timings[name].upper_quartile)
+    others = (timing.lower_quartile for name, timing in timings.items() if name != first)
+    return first if timings[first].upper_quartile < min(others) else None
+
+
+def _median(case: dict[str, Any], measured: str, name: str) -> float:
+    return case[measured][name]["seconds"]["median"]
+
+
+def _summary(cases: list[dict[str, Any]], measured: str) -> str:
+    """How much is lost to the fastest, and gained over the plain scan, by what the engine picks."""
+    lost = [
+        _median(case, measured, case["chosen"]) / min(_median(case, measured, name) for name in IMPLEMENTATIONS)
+        for case in cases
+    ]
+    gained = [_median(case, measured, "scan") / _median(case, measured, case["chosen"]) for case in cases]
+    beaten = sum(case[measured]["fastest"] not in (None, case["chosen"]) for case in cases)
+    return (
+        f"- {measuring.PASS_TITLES[measured]}, {len(cases)} shapes: another is surely faster than the chosen one at "
+        f"{beaten}; the chosen one takes {statistics.fmean(lost):.2f} times the fastest's time in the mean, "
+        f"{max(lost):.2f} at most; the plain scan takes {min(gained):.2f} to {max(gained):.2f} times the chosen one's, "
+        f"{statistics.fmean(gained):.2f} in the mean."
+    )
