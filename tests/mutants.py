@@ -2,7 +2,8 @@
 
 A mutant is one small change of one expression or statement, drawn at random from the modules that matter; its module's
 tests run on a copy of the tree until one fails. A mutant that they let pass is printed with its line, to be read by a
-person: some change nothing that can be seen. Not part of CI: 100 mutants take about an hour on two cores.
+person: some change nothing that can be seen. Not part of CI: 100 mutants take half an hour on two cores.
+tests/README.md says what came of it.
 """
 
 import argparse
@@ -145,30 +146,46 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="at a time (default: one a core)")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="of one mutant's tests")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes every mutant and what became of it")
+    parser.add_argument("--again", action="store_true", help="tries those again that lived by --json, and draws none")
     options = parser.parse_args()
-    drawn = draw(options.modules or list(TESTS), options.count, options.seed)
-    found = []
+    known: list[dict[str, Any]] = json.loads(options.json.read_text()) if options.again else []
+    for one in known:
+        if one["fate"] == "lives" and not _as_before(one):
+            one["fate"] = "gone"  # what it changed is there no more
+    tried = [one for one in known if one["fate"] == "lives"]
+    drawn = [_as_before(one)[0] for one in tried]
+    if not options.again:
+        drawn = draw(options.modules or list(TESTS), options.count, options.seed)
+        known = tried = [{} for _ in drawn]
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         trees = [_copy(Path(folder) / str(number)) for number in range(options.jobs)]
         files = list(dict.fromkeys(name for mutant in drawn for name in TESTS[mutant.module]))
         if _run(trees[0], files, None).returncode:
             sys.exit(f"error: the unbroken program must pass {', '.join(files)}")
         run = [pool.submit(_try, mutant, trees, options.timeout) for mutant in drawn]
-        for mutant, future in zip(drawn, run, strict=True):
+        for one, mutant, future in zip(tried, drawn, run, strict=True):
             fate, seconds = future.result()
-            found.append({**mutant._asdict(), "fate": fate, "seconds": round(seconds, 1)})
-            del found[-1]["source"]
+            fate = "killed since" if options.again and fate != "lives" else fate
+            one.update(mutant._asdict(), fate=fate, seconds=round(seconds, 1))
+            del one["source"]
             print(f"{fate}: {mutant.module}:{mutant.line}: {mutant.before}  ->  {mutant.after}", flush=True)
             if options.json:  # at once: an hour may be interrupted
-                options.json.write_text(json.dumps(found, indent=1) + "\n")
-    killed = sum(one["fate"] != "lives" for one in found)
-    print(f"{killed} of {len(found)} mutants killed ({killed / len(found):.1%})")
+                options.json.write_text(json.dumps([one for one in known if one], indent=1) + "\n")
+    killed = sum(one["fate"] not in ("lives", "gone") for one in known)
+    print(f"{killed} of {len(known)} mutants killed ({killed / len(known):.1%})")
 
 
 def draw(modules: list[str], count: int, seed: int) -> list[Mutant]:
     """So many mutants, the same for one seed: from a module as many as its share of all the changes there are."""
     every = [(module, *place) for module in modules for place in places(module)]
     return [mutant(*one) for one in sorted(random.Random(seed).sample(every, min(count, len(every))))]
+
+
+def _as_before(one: dict[str, Any]) -> list[Mutant]:
+    """The same change as one that was written down, of the module as it is now, the nearest to where it was first."""
+    made = (mutant(one["module"], *place) for place in places(one["module"]))
+    same = [again for again in made if (again.before, again.after) == (one["before"], one["after"])]
+    return sorted(same, key=lambda again: abs(again.line - one["line"]))
 
 
 def places(module: str) -> Iterator[tuple[int, int]]:

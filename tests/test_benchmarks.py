@@ -324,7 +324,7 @@ def test_every_round_samples_every_run(repeats):
 
     def run(name):
         called[name] += 1
-        time.sleep(0.03)  # longer than a sample must be: one call each
+        time.sleep(1.2 * measuring._SECONDS_PER_SAMPLE)  # one call each
 
     timings = measuring.time_interleaved({name: lambda name=name: run(name) for name in called}, repeats)
     assert called == {"a": repeats, "b": repeats}
@@ -352,14 +352,14 @@ def start(*arguments):
     )
 
 
-def test_devices_share_the_batch(projected, tmp_path):
+def test_devices_share_the_batch(compared, tmp_path):
     command = ["implementations", "--smoke", "--devices", "2", "--json", str(tmp_path / "r.json")]
     process = start(*command)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["environment"]["devices"] == result["settings"]["devices"] == 2
-    for two, one in zip(result["cases"], projected[0]["cases"], strict=True):
+    for two, one in zip(result["cases"], compared[0]["cases"], strict=True):
         sizes = [case["gradient"]["scan"]["memory"]["argument_bytes"] for case in (two, one)]
         assert sizes[0] < sizes[1]
 
