@@ -160,8 +160,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         trees = [_copy(Path(folder) / str(number)) for number in range(options.jobs)]
         files = list(dict.fromkeys(name for mutant in drawn for name in TESTS[mutant.module]))
-        if _run(trees[0], files, None).returncode:
-            sys.exit(f"error: the unbroken program must pass {', '.join(files)}")
+        unbroken = _run(trees[0], files, None)
+        if unbroken.returncode:
+            sys.exit(f"{unbroken.stdout.decode()[-5000:]}\nerror: the unbroken program must pass {', '.join(files)}")
         run = [pool.submit(_try, mutant, trees, options.timeout) for mutant in drawn]
         for one, mutant, future in zip(tried, drawn, run, strict=True):
             fate, seconds = future.result()
