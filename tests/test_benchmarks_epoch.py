@@ -12,7 +12,10 @@ from benchmarks import epoch, trainers
 from benchmarks.peers import OURS, PEERS
 from experiments import catalogue
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = [
+    pytest.mark.usefixtures("compiled_quickly"),
+    pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64:UserWarning"),  # by Keras 3.15 of jax 0.12
+]
 
 
 @pytest.fixture(scope="module")

@@ -305,7 +305,7 @@ def test_tar_members_of_negative_size(field):
 def test_a_negative_size_does_not_end_an_archive():
     """Where it leads back to the start, tarfile takes the archive for read."""
     back = resized(header(entry("a.bin")), b"\xff" * 10 + b"\xfe\x00")
-    with pytest.raises(ValueError, match="'a.bin' is a special file"):
+    with pytest.raises(ValueError, match="'a.bin' is a special file|is damaged: invalid offset"):  # since Python 3.13
         tar_read(raw_tar(back, header(entry("b.txt"))))
 
 
@@ -558,7 +558,7 @@ def test_no_loader_reads_a_file_that_was_changed_behind_it(directory, monkeypatc
         ('{"a": NaN}', "whole numbers"),
         ('{"a": 1e400}', "whole numbers"),
         ('{"a": {"b": 1}}', "whole numbers"),
-        ('{"a":' * 5000 + "1" + "}" * 5000, "must be JSON"),
+        ('{"a":' * 5000 + "1" + "}" * 5000, "must be (a )?JSON"),  # Python 3.13 reads it
         ('{"__class__": "os.system"}', "whole numbers"),
     ],
 )

@@ -9,6 +9,7 @@ import gzip
 import io
 import stat
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,9 +30,10 @@ _MAX_ZIP_ENTRIES = 10_000
 _MAX_TAR_MEMBERS = 1 << 18  # aclImdb has 100,000 reviews
 _CHUNK = 1 << 20  # bytes read at a time
 _MAX_TAR_HEADER = 1 << 16  # bytes of a long name or of extended fields
+_GLOBAL_HEADER = tarfile.XGLTYPE
 _TAR_HEADERS = (
     tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
+    _GLOBAL_HEADER,
     tarfile.SOLARIS_XHDTYPE,
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -66,14 +68,13 @@ class _Limited(io.RawIOBase):
 class _Member(tarfile.TarInfo):
     """Raises at a damaged header, which tarfile takes for the end of the archive, and at one that would grow."""
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
-        member = super().frombuf(buf, encoding, errors)
-        if member.type in _TAR_HEADERS and member.size > _MAX_TAR_HEADER:
-            raise EOFError(f"a header of {member.size} bytes")
-        if member.type == tarfile.XGLTYPE:  # tarfile would keep its fields, and those of all others
+    def _proc_member(self, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
+        """What tarfile does once it knows a header's type and size, in every version; not all ask `frombuf`."""
+        if self.type in _TAR_HEADERS and self.size > _MAX_TAR_HEADER:
+            raise EOFError(f"a header of {self.size} bytes")
+        if self.type == _GLOBAL_HEADER:  # tarfile would keep its fields, and those of all others
             raise EOFError("a header for the whole archive")
-        return member
+        return super()._proc_member(tarfile)  # type: ignore[misc]  # meant to be overridden, says tarfile.py
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_Member":
@@ -171,11 +172,16 @@ def tar_members(
 
 @contextmanager
 def _blamed() -> Iterator[None]:
-    """What zipfile raises ValueError of is damage too: places before the file's start, names that are no text."""
-    try:
-        yield
-    except ValueError as error:
-        raise zipfile.BadZipFile(str(error)) from error
+    """What zipfile raises ValueError of is damage too: places before the file's start, names that are no text.
+
+    So is what it only warns of, since Python 3.13: entries that overlap, as those of a bomb do.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        try:
+            yield
+        except (ValueError, UserWarning) as error:
+            raise zipfile.BadZipFile(str(error)) from error
 
 
 @contextmanager
