@@ -101,7 +101,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     panels = list(itertools.product(settings["cells"], settings["batches"]))
     picture = figure.Figure(figsize=(max(8, 2.6 * len(panels)), 6.5), layout="constrained")
     axes = picture.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
-    styles = {"hoisted": ("C0", "--"), "deferred": ("C1", "-")}
+    styles: dict[str, tuple[str, Any]] = {"hoisted": ("C0", "--"), "deferred": ("C1", "-")}
     for row, measured in zip(axes, measuring.PASSES, strict=True):
         for axis, (cell, batch) in zip(row, panels, strict=True):
             cases = [case for case in result["cases"] if (case["cell"], case["batch"]) == (cell, batch)]
