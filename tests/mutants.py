@@ -57,6 +57,7 @@ TESTS = {  # the quickest to notice first
     "vocabulary.py": ["test_vocabulary.py", "test_bad_arguments.py"],
     "word_vectors.py": ["test_word_vectors.py", "test_hostile_files.py", "test_bad_arguments.py"],
     "datasets/archives.py": [
+        "test_hostile_files.py",
         "test_datasets_archives.py",
         "test_datasets_files.py",
         "test_datasets_texts.py",
