@@ -61,10 +61,8 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     measuring.warm_up_compiler()
     for number, (name, batch, features, hidden) in enumerate(grid, 1):
         measuring.progress(f"{number}/{len(grid)}: {name}, B {batch}, F {features}, H {hidden}")
-        cell = measuring.CELLS[name](hidden)
-        layer = measuring.random_layer(cell, options.length, batch, features, devices=options.devices)
         work = {"cell": name, "batch": batch, "features": features, "hidden": hidden}
-        cases.append(record.case(work, functools.partial(_measure_shape, cell, layer, options)))
+        cases.append(record.case(work, functools.partial(_measure_shape, **work, options=options)))
     return {"notes": measuring.NOTES, "cases": cases}
 
 
@@ -81,10 +79,9 @@ def table(result: dict[str, Any]) -> str:
             row += [measuring.milliseconds(case[measured][name]["seconds"]) for name in IMPLEMENTATIONS]
             row += [case[measured]["fastest"] or "–"]
         rows.append(row)
-    settings, about = result["settings"], result["environment"]
     lines = [
-        f"T {settings['length']}, float32, {about['devices']} x {about['device']}. Times: median (quartiles). Surely "
-        "fastest: its upper quartile is below the others' lower ones.",
+        f"T {result['settings']['length']}, float32. Times: median (quartiles). Surely fastest: its upper quartile is "
+        "below the others' lower ones.",
         "",
         measuring.markdown_table(header, rows),
         "",
@@ -101,11 +98,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
     panels = list(itertools.product(settings["cells"], settings["batches"]))
     picture = figure.Figure(figsize=(max(8, 2.6 * len(panels)), 6.5), layout="constrained")
     axes = picture.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
+    markers = dict(zip(settings["features"], itertools.cycle("os^vDP"), strict=False))
     styles: dict[str, tuple[str, Any]] = {"hoisted": ("C0", "--"), "deferred": ("C1", "-")}
     for row, measured in zip(axes, measuring.PASSES, strict=True):
         for axis, (cell, batch) in zip(row, panels, strict=True):
             cases = [case for case in result["cases"] if (case["cell"], case["batch"]) == (cell, batch)]
-            for features, marker in zip(settings["features"], "os^vDP", strict=False):
+            for features, marker in markers.items():
                 for name, (color, style) in styles.items():
                     ratios = {
                         case["hidden"]: _median(case, measured, "scan") / _median(case, measured, name)
@@ -126,7 +124,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     keys = [lines.Line2D([], [], color=color, linestyle=style, label=name) for name, (color, style) in styles.items()]
     keys += [
         lines.Line2D([], [], color="black", linestyle="", marker=marker, label=f"F {features}")
-        for features, marker in zip(settings["features"], "os^vDP", strict=False)
+        for features, marker in markers.items()
     ]
     picture.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False)
     picture.suptitle(
@@ -136,15 +134,17 @@ def plot(result: dict[str, Any], path: Path) -> None:
     picture.savefig(path, dpi=110)
 
 
-def _measure_shape(cell: jaxseq.Cell, layer: measuring.Layer, options: argparse.Namespace) -> dict[str, Any]:
+def _measure_shape(cell: str, batch: int, features: int, hidden: int, options: argparse.Namespace) -> dict[str, Any]:
     """Measures every implementation of one layer: compiles, checks, then times them side by side."""
+    layer_cell = measuring.CELLS[cell](hidden)
+    layer = measuring.random_layer(layer_cell, options.length, batch, features, devices=options.devices)
     runs: dict[tuple[str, str], Callable[[], Any]] = {}
-    found: dict[str, Any] = {"chosen": jaxseq.explain(cell, layer.inputs.shape).implementation}
+    found: dict[str, Any] = {"chosen": jaxseq.explain(layer_cell, layer.inputs.shape).implementation}
     for measured in measuring.PASSES:
         found[measured] = {}
         reference = None
         for name in IMPLEMENTATIONS:
-            function = measuring.layer_function(cell, measured, implementation=name)
+            function = measuring.layer_function(layer_cell, measured, implementation=name)
             program = measuring.compile_program(function, *layer)
             result = program.run()
             reference = result if reference is None else reference
@@ -152,7 +152,7 @@ def _measure_shape(cell: jaxseq.Cell, layer: measuring.Layer, options: argparse.
             found[measured][name] = {
                 "compile_seconds": program.compile_seconds,
                 "memory": program.memory,
-                "difference": measuring.check_equal(f"{name}, {measured}, of {cell}", result, reference),
+                "difference": measuring.check_equal(f"{name}, {measured}, of {layer_cell}", result, reference),
             }
 
     timings = measuring.time_interleaved(runs, options.repeats, seconds=options.seconds)

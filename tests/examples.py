@@ -1,4 +1,4 @@
-"""The cells that tests run over, a cell as a user would write it, random data, and comparisons."""
+"""The cells that tests run over, a cell as a user would write it, data, and comparisons."""
 
 import dataclasses
 import functools
@@ -11,6 +11,14 @@ import numpy as np
 import jaxseq
 from jaxseq.cells import gate_product
 from tests import references
+
+
+def objects(rows):
+    """An object array, as NumPy saves rows of different lengths."""
+    array = np.empty(len(rows), object)
+    for i, row in enumerate(rows):
+        array[i] = row
+    return array
 
 
 class MinimalGatedUnitParams(NamedTuple):

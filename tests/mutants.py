@@ -27,6 +27,7 @@ _CELLS += ["test_bad_arguments.py"]
 _ENGINE = ["test_recurrence.py", "test_recurrence_errors.py", "test_deferral.py", "test_compilation.py"]
 _ENGINE += ["test_derivatives.py", "test_bad_arguments.py"]
 _TRAINING = ["test_training.py", "test_devices.py", "test_killed.py", "test_bad_arguments.py"]
+_LOADERS = ["test_hostile_files.py", "test_bad_arguments.py", "test_long_work.py"]
 TESTS = {  # the quickest to notice first
     "cells/activations.py": _CELLS,
     "cells/gru.py": _CELLS,
@@ -57,51 +58,17 @@ TESTS = {  # the quickest to notice first
     "vocabulary.py": ["test_vocabulary.py", "test_bad_arguments.py"],
     "word_vectors.py": ["test_word_vectors.py", "test_hostile_files.py", "test_bad_arguments.py"],
     "datasets/archives.py": [
-        "test_hostile_files.py",
         "test_datasets_archives.py",
         "test_datasets_files.py",
         "test_datasets_texts.py",
-        "test_bad_arguments.py",
-        "test_long_work.py",
+        *_LOADERS,
     ],
-    "datasets/arrays.py": [
-        "test_datasets_arrays.py",
-        "test_datasets_words.py",
-        "test_hostile_files.py",
-        "test_bad_arguments.py",
-        "test_long_work.py",
-    ],
-    "datasets/files.py": [
-        "test_datasets_files.py",
-        "test_datasets_archives.py",
-        "test_hostile_files.py",
-        "test_bad_arguments.py",
-        "test_long_work.py",
-    ],
-    "datasets/imdb.py": [
-        "test_datasets_words.py",
-        "test_hostile_files.py",
-        "test_bad_arguments.py",
-        "test_long_work.py",
-    ],
-    "datasets/reuters.py": [
-        "test_datasets_words.py",
-        "test_hostile_files.py",
-        "test_bad_arguments.py",
-        "test_long_work.py",
-    ],
-    "datasets/word_sequences.py": [
-        "test_datasets_words.py",
-        "test_hostile_files.py",
-        "test_bad_arguments.py",
-        "test_long_work.py",
-    ],
-    "datasets/jena.py": [
-        "test_datasets_jena.py",
-        "test_hostile_files.py",
-        "test_bad_arguments.py",
-        "test_long_work.py",
-    ],
+    "datasets/arrays.py": ["test_datasets_arrays.py", "test_datasets_words.py", *_LOADERS],
+    "datasets/files.py": ["test_datasets_files.py", "test_datasets_archives.py", *_LOADERS],
+    "datasets/imdb.py": ["test_datasets_words.py", *_LOADERS],
+    "datasets/reuters.py": ["test_datasets_words.py", *_LOADERS],
+    "datasets/word_sequences.py": ["test_datasets_words.py", *_LOADERS],
+    "datasets/jena.py": ["test_datasets_jena.py", *_LOADERS],
 }
 _SWAPS = {
     ast.Add: ast.Sub,
@@ -149,13 +116,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes every mutant and what became of it")
     parser.add_argument("--again", action="store_true", help="tries those again that lived by --json, and draws none")
     options = parser.parse_args()
-    known: list[dict[str, Any]] = json.loads(options.json.read_text()) if options.again else []
-    for one in known:
-        if one["fate"] == "lives" and not _as_before(one):
-            one["fate"] = "gone"  # what it changed is there no more
-    tried = [one for one in known if one["fate"] == "lives"]
-    drawn = [_as_before(one)[0] for one in tried]
-    if not options.again:
+    if options.again:
+        if options.json is None:
+            parser.error("--again must come with --json")
+        known: list[dict[str, Any]] = json.loads(options.json.read_text())
+        tried, drawn = [], []
+        for one in (one for one in known if one["fate"] == "lives"):
+            again = _as_before(one)
+            if again is None:
+                one["fate"] = "gone"  # what it changed is there no more
+            else:
+                tried.append(one)
+                drawn.append(again)
+    else:
         drawn = draw(options.modules or list(TESTS), options.count, options.seed)
         known = tried = [{} for _ in drawn]
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
@@ -183,11 +156,11 @@ def draw(modules: list[str], count: int, seed: int) -> list[Mutant]:
     return [mutant(*one) for one in sorted(random.Random(seed).sample(every, min(count, len(every))))]
 
 
-def _as_before(one: dict[str, Any]) -> list[Mutant]:
-    """The same change as one that was written down, of the module as it is now, the nearest to where it was first."""
+def _as_before(one: dict[str, Any]) -> Mutant | None:
+    """The same change as one that was written down, of the module as it is now, the nearest to where it was."""
     made = (mutant(one["module"], *place) for place in places(one["module"]))
-    same = [again for again in made if (again.before, again.after) == (one["before"], one["after"])]
-    return sorted(same, key=lambda again: abs(again.line - one["line"]))
+    same = (again for again in made if (again.before, again.after) == (one["before"], one["after"]))
+    return min(same, key=lambda again: abs(again.line - one["line"]), default=None)
 
 
 def places(module: str) -> Iterator[tuple[int, int]]:

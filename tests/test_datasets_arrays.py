@@ -12,13 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseq.datasets.arrays import Ragged, read_arrays
-
-
-def objects(rows):
-    array = np.empty(len(rows), object)
-    for i, row in enumerate(rows):
-        array[i] = row
-    return array
+from tests.examples import objects
 
 
 def npz(**arrays):

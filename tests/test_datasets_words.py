@@ -12,6 +12,7 @@ import pytest
 
 from jaxseq.datasets import DataNotFound, imdb, reuters
 from jaxseq.datasets.reuters import TOPICS
+from tests.examples import objects
 
 REAL = Path(os.environ["JAXSEQ_DATA"]) if os.environ.get("JAXSEQ_DATA") else None
 
@@ -27,12 +28,6 @@ def keras_datasets():
     os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
     return keras.src.datasets
-
-
-def objects(rows):
-    array = np.empty(len(rows), object)
-    array[:] = rows
-    return array
 
 
 def make_rows(rng, count):

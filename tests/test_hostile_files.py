@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_datasets_arrays import npy_of, npz, npz_of, objects
+from test_datasets_arrays import npy_of, npz, npz_of
 from test_datasets_jena import make_csv
 from test_experiments_report import NASTY, _Page, made
 
@@ -39,6 +39,7 @@ from jaxseq.datasets.archives import gunzip, tar_members, zip_member
 from jaxseq.datasets.arrays import read_arrays
 from jaxseq.text import Tokenizer
 from jaxseq.word_vectors import read_word_vectors
+from tests.examples import objects
 
 
 @pytest.fixture

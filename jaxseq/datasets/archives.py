@@ -30,10 +30,9 @@ _MAX_ZIP_ENTRIES = 10_000
 _MAX_TAR_MEMBERS = 1 << 18  # aclImdb has 100,000 reviews
 _CHUNK = 1 << 20  # bytes read at a time
 _MAX_TAR_HEADER = 1 << 16  # bytes of a long name or of extended fields
-_GLOBAL_HEADER = tarfile.XGLTYPE
 _TAR_HEADERS = (
     tarfile.XHDTYPE,
-    _GLOBAL_HEADER,
+    tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -68,13 +67,13 @@ class _Limited(io.RawIOBase):
 class _Member(tarfile.TarInfo):
     """Raises at a damaged header, which tarfile takes for the end of the archive, and at one that would grow."""
 
-    def _proc_member(self, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         """What tarfile does once it knows a header's type and size, in every version; not all ask `frombuf`."""
         if self.type in _TAR_HEADERS and self.size > _MAX_TAR_HEADER:
             raise EOFError(f"a header of {self.size} bytes")
-        if self.type == _GLOBAL_HEADER:  # tarfile would keep its fields, and those of all others
+        if self.type == tarfile.XGLTYPE:  # tarfile would keep its fields, and those of all others
             raise EOFError("a header for the whole archive")
-        return super()._proc_member(tarfile)  # type: ignore[misc]  # meant to be overridden, says tarfile.py
+        return super()._proc_member(archive)  # type: ignore[misc]  # typeshed lacks what tarfile.py says to override
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_Member":
