@@ -146,7 +146,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     left.set_xticks(range(len(cases)), [case["experiment"] for case in cases], fontsize=8)
     left.set(ylabel="seconds an epoch", title="One epoch with validation, and its time over jaxseq's")
     left.margins(y=0.15)
-    left.legend(frameon=False)
+    left.legend(loc="best", frameon=False)
     for case in result["cases"]:
         if "seeds" in case:
             over_one = {int(seeds): one["over_one"] for seeds, one in case["seeds"].items()}
@@ -155,7 +155,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     right.plot(counts, counts, color="black", linestyle=":", label="one after another")
     right.set(xlabel="seeds", ylabel="time over that of one seed", title="What seeds cost")
     right.grid(alpha=0.25)
-    right.legend(frameon=False, fontsize=8)
+    right.legend(loc="best", frameon=False, fontsize=8)
     picture.suptitle(f"{about['devices']} x {about['device']}, {about['cores']} cores, jax {about['jax']}")
     picture.savefig(path, dpi=110)
 

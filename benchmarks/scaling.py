@@ -176,7 +176,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                         axis.plot(list(points), values, line, marker="o", markersize=3, color=f"C{number}", label=label)
             axis.set(xscale="log", yscale="log", xlabel=letter, title=f"{cell}: {_QUANTITIES[quantity]}, over {letter}")
             axis.grid(alpha=0.25)
-            axis.legend(frameon=False, fontsize=7, title="slopes", title_fontsize=7)
+            axis.legend(loc="best", frameon=False, fontsize=7, title="slopes", title_fontsize=7)
     shape = f"B {settings['batch']}, T {settings['length']}, F {settings['features']}, H {settings['hidden']}"
     picture.suptitle(
         f"From {shape}, one size grows {settings['growth']} times; {about['devices']} x {about['device']}, "

@@ -31,7 +31,7 @@ def curves(result: dict[str, Any], path: Path) -> None:
         axis.set_ylabel(name)
         axis.set_title(variant.get("label") or "as documented", loc="left", fontsize=9)
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
+        _legend(axis)
     for axis in axes[len(panels) :]:
         axis.remove()
     seeds = len(result["seeds"])
@@ -61,7 +61,7 @@ def against(panels: dict[str, Any], path: Path, *, xlabel: str) -> None:
         axis.set_xlabel(xlabel)
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
+        _legend(axis)
     figure.savefig(path, dpi=110)
 
 
@@ -80,7 +80,7 @@ def series(panels: dict[str, Any], path: Path) -> None:
         axis.tick_params(axis="x", labelrotation=20)
         axis.grid(alpha=0.25)
         if any(lines):
-            axis.legend(frameon=False)
+            _legend(axis)
     figure.savefig(path, dpi=110)
 
 
@@ -121,7 +121,7 @@ def histogram(values: Any, path: Path, *, xlabel: str, marks: dict[str, float]) 
     axis.set_xlabel(xlabel)
     axis.set_ylabel("how many")
     axis.grid(alpha=0.25)
-    axis.legend(frameon=False)
+    _legend(axis)
     figure.savefig(path, dpi=110)
 
 
@@ -173,10 +173,15 @@ def profiles(panels: dict[str, Any], path: Path, *, xlabel: str, ylabel: str, co
         axis.set_ylabel(ylabel)
         axis.set_title(title, loc="left", fontsize=9)
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=7)
+        _legend(axis, fontsize=7)
     for axis in axes[len(panels) :]:
         axis.remove()
     figure.savefig(path, dpi=110)
+
+
+def _legend(axis: Any, **options: Any) -> None:
+    """A legend where it covers least: asked for by name, since as the default it warns of a busy machine's second."""
+    axis.legend(loc="best", frameon=False, **options)
 
 
 def _spread(axis: Any, histories: list[list[float]], label: str, color: str) -> None:
