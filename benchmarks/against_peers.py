@@ -129,8 +129,8 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
 
     Returns:
       {"notes", "peers", "cases", "failures"}: a peer has title, version and note, or `missing`. A case has
-      its work, what `jaxseq.explain` picks for each layer (`chosen`), and either `not_run`, or what
-      `comparison.measure_work` gives and `ratios`: for each view, the ratios to every peer by name.
+      its work, what `jaxseq.explain` picks for each layer where it is differentiated (`chosen`), and either
+      `not_run`, or what `comparison.measure_work` gives and `ratios`: for each view, the ratios to every peer by name.
     """
     measuring.warm_up_compiler()
     found_peers = comparison.find(options.peers)

@@ -2,7 +2,7 @@
 
 One recurrent layer by the plain scan, with the input product before the loop ("hoisted"), and with the weights'
 gradients after it too ("deferred"): forward, and forward and backward with respect to parameters and inputs, over a
-grid of shapes. The engine's choice (`jaxseq.explain`) is set from the result, by forward and backward.
+grid of shapes. The engine's choices (`jaxseq.explain`) are set from the result.
 """
 
 import argparse
@@ -52,9 +52,9 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     """Measures every implementation at every shape.
 
     Returns:
-      {"notes", "cases"}: a case has its cell, batch, features and hidden, what `jaxseq.explain` picks (`chosen`), and
-      for "forward" and "gradient" the measurements by name, and what is surely the fastest (`fastest`): None where the
-      quartiles of two overlap.
+      {"notes", "cases"}: a case has its cell, batch, features and hidden, and for "forward" and "gradient" the
+      measurements by name, what `jaxseq.explain` picks (`chosen`), and what is surely the fastest (`fastest`): None
+      where the quartiles of two overlap.
     """
     grid = list(itertools.product(options.cells, options.batches, options.features, options.hidden))
     cases = []
@@ -68,16 +68,16 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown: a row a shape, and how the engine's choice fares."""
-    header = ["cell", "B", "F", "H", "chosen"]
+    header = ["cell", "B", "F", "H"]
     for measured in measuring.PASSES:
         header += [f"{measuring.PASS_TITLES[measured]}: {name}, ms" for name in IMPLEMENTATIONS]
-        header += ["surely fastest"]
+        header += ["surely fastest", "chosen"]
     rows = []
     for case in result["cases"]:
-        row = [case["cell"], *(str(case[name]) for name in ("batch", "features", "hidden")), case["chosen"]]
+        row = [case["cell"], *(str(case[name]) for name in ("batch", "features", "hidden"))]
         for measured in measuring.PASSES:
             row += [measuring.milliseconds(case[measured][name]["seconds"]) for name in IMPLEMENTATIONS]
-            row += [case[measured]["fastest"] or "–"]
+            row += [case[measured]["fastest"] or "–", case[measured]["chosen"]]
         rows.append(row)
     lines = [
         f"T {result['settings']['length']}, float32. Times: median (quartiles). Surely fastest: its upper quartile is "
@@ -139,9 +139,10 @@ def _measure_shape(cell: str, batch: int, features: int, hidden: int, options: a
     layer_cell = measuring.CELLS[cell](hidden)
     layer = measuring.random_layer(layer_cell, options.length, batch, features, devices=options.devices)
     runs: dict[tuple[str, str], Callable[[], Any]] = {}
-    found: dict[str, Any] = {"chosen": jaxseq.explain(layer_cell, layer.inputs.shape).implementation}
+    found: dict[str, Any] = {}
     for measured in measuring.PASSES:
-        found[measured] = {}
+        choice = jaxseq.explain(layer_cell, layer.inputs.shape, gradient=measured == "gradient")
+        found[measured] = {"chosen": choice.implementation}
         reference = None
         for name in IMPLEMENTATIONS:
             function = measuring.layer_function(layer_cell, measured, implementation=name)
@@ -176,11 +177,12 @@ def _median(case: dict[str, Any], measured: str, name: str) -> float:
 def _summary(cases: list[dict[str, Any]], measured: str) -> str:
     """How much is lost to the fastest, and gained over the plain scan, by what the engine picks."""
     lost = [
-        _median(case, measured, case["chosen"]) / min(_median(case, measured, name) for name in IMPLEMENTATIONS)
+        _median(case, measured, case[measured]["chosen"])
+        / min(_median(case, measured, name) for name in IMPLEMENTATIONS)
         for case in cases
     ]
-    gained = [_median(case, measured, "scan") / _median(case, measured, case["chosen"]) for case in cases]
-    beaten = sum(case[measured]["fastest"] not in (None, case["chosen"]) for case in cases)
+    gained = [_median(case, measured, "scan") / _median(case, measured, case[measured]["chosen"]) for case in cases]
+    beaten = sum(case[measured]["fastest"] not in (None, case[measured]["chosen"]) for case in cases)
     return (
         f"- {measuring.PASS_TITLES[measured]}, {len(cases)} shapes: another is surely faster than the chosen one at "
         f"{beaten}; the chosen one takes {statistics.fmean(lost):.2f} times the fastest's time in the mean, "

@@ -20,7 +20,7 @@ import jaxseq
 from benchmarks import arguments, measuring
 from benchmarks.record import Record
 from experiments.arguments import positive
-from jaxseq.recurrence import IMPLEMENTATIONS
+from jaxseq.choice import IMPLEMENTATIONS
 
 
 class Case(NamedTuple):
@@ -80,8 +80,8 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
 
     Returns:
       {"notes", "cases"}: a case has its length, label, implementation, unroll, whether it is `chosen` by
-      `jaxseq.explain`, and for "forward" and "gradient" either compile_seconds, memory, difference and seconds, or
-      not_run, and predicted_compile_seconds where that was why.
+      `jaxseq.explain` for a call that is differentiated, and for "forward" and "gradient" either compile_seconds,
+      memory, difference and seconds, or not_run, and predicted_compile_seconds where that was why.
     """
     cell = measuring.CELLS[options.cell](options.hidden)
     compiled: _CompileTimes = defaultdict(dict)
@@ -116,7 +116,7 @@ def table(result: dict[str, Any]) -> str:
         f"{settings['cell']}, B {settings['batch']}, F {settings['features']}, H {settings['hidden']}, "
         f"float32. Times: median (quartiles) of {settings['repeats']} samples. Compile time and memory: "
         "forward / forward + backward; memory is XLA's estimate, per device, not a measured peak. "
-        "Chosen: what jaxseq.explain picks."
+        "Chosen: what jaxseq.explain picks where a call is differentiated."
     )
     return f"{about}\n\n{measuring.markdown_table(header, rows)}"
 
@@ -179,7 +179,7 @@ def _measure_length(
     references: dict[str, Any] = {}
     measuring.progress(f"T {length}: compiling and comparing")
     for case in CASES:
-        picked = (chosen.implementation, getattr(chosen, "unroll", 1), False)
+        picked = (chosen.implementation, 1, False)
         is_chosen = (case.implementation, case.unroll, case.remat) == picked
         found[case] = {"length": length, **case._asdict(), "chosen": is_chosen}
         for measured in measuring.PASSES:

@@ -12,6 +12,7 @@ from jaxseq.cells import (
     cell_to_json,
     gate_product,
 )
+from jaxseq.choice import Choice
 from jaxseq.epochs import Examples, Task, TrainState, examples
 from jaxseq.gradients_through_time import GradientFlow, gradient_flow, gradient_paths
 from jaxseq.interrupts import Interrupted
@@ -32,7 +33,6 @@ from jaxseq.models import (
 from jaxseq.optimizers import adam, freeze, rmsprop
 from jaxseq.recurrence import (
     Cell,
-    Choice,
     bidirectional,
     explain,
     merge_outputs,

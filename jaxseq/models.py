@@ -17,8 +17,9 @@ from jax.core import Tracer
 
 from jaxseq import arguments, attention
 from jaxseq.calls import check_flags
+from jaxseq.choice import Implementation
 from jaxseq.masks import dropout_masks
-from jaxseq.recurrence import MERGES, Cell, Implementation, merge_outputs, scan, state_output
+from jaxseq.recurrence import MERGES, Cell, merge_outputs, scan, state_output
 
 _glorot_uniform = nn.initializers.glorot_uniform()
 

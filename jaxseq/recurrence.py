@@ -8,23 +8,22 @@ holds of one sequence [T, F] and of any further batch axes too.
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from jaxseq import arguments, deferral
 from jaxseq.calls import Call, Step, check_flags, check_state, prepare, where
 from jaxseq.cells import DropoutMasks
+from jaxseq.choice import Choice, Implementation, choose, platform
 from jaxseq.residuals import economical, scan_in_segments
 
-Implementation = Literal["scan", "hoisted", "deferred", "unrolled", "fused"]
-IMPLEMENTATIONS = ("scan", "hoisted", "deferred", "unrolled", "fused")
 _DEFERRED_STEPS = 32  # on a CPU: as fast as all at once, and what is stored for later products is of so many steps only
-_FEW = 8  # (F + H) / B from which deferring was measured to pay on a CPU (CHANGELOG.md, deferral)
-_WIDE = 60  # F / H from which hoisting was measured to pay on a CPU, or to cost nothing, for every cell
 MERGES = ("concatenate", "sum", "average", "multiply", None)
 
 
@@ -56,13 +55,6 @@ class Cell(Protocol):
     def step(self, params: Any, state: Any, drive: Any, masks: DropoutMasks | None) -> tuple[Any, Any]:
         """The rest, once a step: (state, output)."""
         ...
-
-
-class Choice(NamedTuple):
-    """What `explain` answers: the implementation that a call takes, and why."""
-
-    implementation: Implementation
-    reason: str
 
 
 def scan(
@@ -102,7 +94,8 @@ def scan(
       implementation: "scan" (the input product inside the loop), "hoisted" (one product for all steps before
         it), "deferred" (hoisted, and the recurrent weights' gradients as one product after it; on a CPU for 32
         steps at a time), "unrolled" (a Python loop), "fused" (one GPU kernel, experimental: first derivatives only, by
-        reverse mode, see `jaxseq.fused`); None picks, see `explain`, and never "fused". All give the same numbers.
+        reverse mode, see `jaxseq.fused`); None picks, see `explain`, for forward alone and
+        for a call that is differentiated apart, and never "fused". All give the same numbers.
     Returns:
       (state, outputs): the state after the last step taken, each leaf [B, ...]; the outputs [T, B, H].
       A sequence without a real step returns the state it started from.
@@ -112,52 +105,22 @@ def scan(
     call = prepare(cell, params, inputs, state, mask, resets, dropout_masks, reverse)
     unroll = arguments.integer("unroll", unroll, at_least=1)
     dropout = call.dropout_masks is not None and call.dropout_masks.input is not None
-    implementation = _choose(implementation, cell, call.steps.inputs.shape, dropout).implementation
+    pick = functools.partial(choose, implementation, call.steps.inputs.shape, cell.hidden_size, dropout=dropout)
+    chosen, forward = pick(gradient=True).implementation, pick(gradient=False).implementation
     remat = arguments.flag("remat", remat)
-    if implementation in ("unrolled", "fused") and unroll != 1:
-        raise ValueError(f'unroll must be 1 with implementation="{implementation}", got {unroll}')
-    if remat and implementation == "unrolled":
+    if chosen in ("unrolled", "fused") and unroll != 1:
+        raise ValueError(f'unroll must be 1 with implementation="{chosen}", got {unroll}')
+    if remat and chosen == "unrolled":
         raise ValueError('remat must be False with implementation="unrolled", which keeps every step')
 
     # Traced once outside the loop, so that an error tells the shape that the caller knows.
     jax.eval_shape(cell.project, call.params, call.steps.inputs, call.dropout_masks)
+    run = functools.partial(_run, cell, reverse=reverse, unroll=unroll, remat=remat)
     constants = call._replace(state=None, steps=None)
-    is_hoisted = implementation in ("hoisted", "deferred", "fused")
-
-    def one_step(call: Call, state: Any, step: Step) -> tuple[Any, Any]:
-        return _advance(cell, call, state, step, project=not is_hoisted)
-
-    def run(state: Any, steps: Step) -> tuple[Any, Any]:
-        if is_hoisted:
-            steps = steps._replace(inputs=cell.project(call.params, steps.inputs, call.dropout_masks))
-        if implementation == "deferred" and length:
-            return deferral.scan(one_step, constants, state, steps, reverse=reverse, unroll=unroll)
-        if implementation == "fused":
-            from jaxseq import fused  # here, since importing Pallas takes a second
-
-            return fused.scan(
-                one_step,
-                constants,
-                state,
-                steps,
-                cell=cell,
-                batch_shape=call.steps.inputs.shape[1:-1],
-                reverse=reverse,
-                platform=_platform(),
-            )
-        body = economical(functools.partial(one_step, constants))
-        if implementation == "unrolled":
-            return _python_loop(body, state, steps, reverse)
-        return jax.lax.scan(body, state, steps, reverse=reverse, unroll=unroll)
-
-    length = call.steps.inputs.shape[0]
-    if remat and length:
-        run, size = jax.checkpoint(run, prevent_cse=False), math.isqrt(length - 1) + 1  # √T, rounded up
-    elif implementation == "deferred" and _platform() == "cpu":
-        size = _DEFERRED_STEPS
-    else:
-        return run(call.state, call.steps)
-    return scan_in_segments(run, call.state, call.steps, size=size, reverse=reverse)
+    if platform() != "cpu" or (chosen == forward and chosen not in ("hoisted", "deferred")):
+        return run(chosen, constants, call.state, call.steps)
+    alone = functools.partial(run, "scan" if forward == "scan" else "hoisted", gates_apart=True)
+    return _differentiated_as(functools.partial(run, chosen), alone, constants, call.state, call.steps)
 
 
 def step(
@@ -372,6 +335,7 @@ def explain(
     inputs_shape: tuple[int, ...],
     *,
     dropout: bool = False,
+    gradient: bool = True,
     implementation: Implementation | None = None,
 ) -> Choice:
     """Says which implementation `scan` takes for inputs of this shape on this machine, and why.
@@ -380,6 +344,7 @@ def explain(
       cell: the cell.
       inputs_shape: (T, F) or (T, B, F).
       dropout: whether the inputs have dropout masks.
+      gradient: whether the call is differentiated, as in training; False: forward alone.
       implementation: as in `scan`.
     Returns:
       Choice(implementation, reason).
@@ -388,10 +353,126 @@ def explain(
     """
     arguments.cell("cell", cell)
     dropout = arguments.flag("dropout", dropout)
+    gradient = arguments.flag("gradient", gradient)
     inputs_shape = arguments.shape("inputs_shape", inputs_shape)
     if len(inputs_shape) < 2:
         raise ValueError(f"inputs_shape must be (T, F) or (T, B, F), got {inputs_shape}")
-    return _choose(implementation, cell, inputs_shape, dropout)
+    return choose(implementation, inputs_shape, cell.hidden_size, dropout=dropout, gradient=gradient)
+
+
+def _run(
+    cell: Cell,
+    implementation: Implementation,
+    constants: Call,
+    state: Any,
+    steps: Step,
+    *,
+    reverse: bool,
+    unroll: int,
+    remat: bool,
+    gates_apart: bool = False,
+) -> tuple[Any, Any]:
+    """Runs a cell by one implementation.
+
+    Args:
+      cell: the cell.
+      implementation: which.
+      constants: a call without its state and steps.
+      state: what to start from.
+      steps: the steps, T of them, their inputs not projected yet.
+      reverse: as in `scan`.
+      unroll: as in `scan`.
+      remat: as in `scan`.
+      gates_apart: keep hoisted drives as one array for each gate. XLA reads from one array for all gates number by
+        number where it makes several gates in one go, as it does on a CPU where nothing of them is stored for a
+        backward pass: an LSTM's forward loop takes 1.4 to 2 times as long (CHANGELOG.md).
+    """
+    length, batch_shape = steps.inputs.shape[0], steps.inputs.shape[1:-1]
+    is_hoisted = implementation in ("hoisted", "deferred", "fused")
+    gates = getattr(cell, "gates", 1) if gates_apart and is_hoisted else 1
+
+    def one_step(call: Call, state: Any, step: Step) -> tuple[Any, Any]:
+        if gates > 1:
+            step = step._replace(inputs=_gates_together(step.inputs))
+        return _advance(cell, call, state, step, project=not is_hoisted)
+
+    def run(state: Any, steps: Step) -> tuple[Any, Any]:
+        if is_hoisted:
+            drive = cell.project(constants.params, steps.inputs, constants.dropout_masks)
+            steps = steps._replace(inputs=drive if gates == 1 else _gates_apart(drive, gates))
+        if implementation == "deferred" and length:
+            return deferral.scan(one_step, constants, state, steps, reverse=reverse, unroll=unroll)
+        if implementation == "fused":
+            from jaxseq import fused  # here, since importing Pallas takes a second
+
+            return fused.scan(
+                one_step,
+                constants,
+                state,
+                steps,
+                cell=cell,
+                batch_shape=batch_shape,
+                reverse=reverse,
+                platform=platform(),
+            )
+        body = economical(functools.partial(one_step, constants))
+        if implementation == "unrolled":
+            return _python_loop(body, state, steps, reverse)
+        return jax.lax.scan(body, state, steps, reverse=reverse, unroll=unroll)
+
+    if remat and length:
+        run, size = jax.checkpoint(run, prevent_cse=False), math.isqrt(length - 1) + 1  # √T, rounded up
+    elif implementation == "deferred" and platform() == "cpu":
+        size = _DEFERRED_STEPS
+    else:
+        return run(state, steps)
+    return scan_in_segments(run, state, steps, size=size, reverse=reverse)
+
+
+class _Apart(NamedTuple):
+    """What was one array [..., G·H] of a drive."""
+
+    gates: tuple[jax.Array, ...]  # G of them, [..., H]
+
+
+def _gates_apart(drive: Any, gates: int) -> Any:
+    def apart(leaf: jax.Array) -> Any:
+        return leaf if leaf.shape[-1] % gates else _Apart(tuple(jnp.split(leaf, gates, axis=-1)))
+
+    return jax.tree.map(apart, drive)
+
+
+def _gates_together(drive: Any) -> Any:
+    def together(leaf: Any) -> jax.Array:
+        return jnp.concatenate(leaf.gates, axis=-1) if isinstance(leaf, _Apart) else leaf
+
+    return jax.tree.map(together, drive, is_leaf=lambda leaf: isinstance(leaf, _Apart))
+
+
+_Run = Callable[[Call, Any, Step], tuple[Any, Any]]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _differentiated_as(differentiated: _Run, alone: _Run, constants: Call, state: Any, steps: Step) -> tuple[Any, Any]:
+    """What `alone` gives; where derivatives are taken, what `differentiated` does, which gives the same numbers."""
+    del differentiated
+    return alone(constants, state, steps)
+
+
+@functools.partial(_differentiated_as.defjvp, symbolic_zeros=True)
+def _derivative(differentiated: _Run, alone: _Run, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    del alone
+    leaves, tree = jax.tree.flatten(primals)
+    changes = jax.tree.leaves(tangents)
+    moving = [not isinstance(change, SymbolicZero) for change in changes]
+
+    def run(*moved: Any) -> tuple[Any, Any]:
+        left = iter(moved)
+        return differentiated(
+            *tree.unflatten(next(left) if moves else leaf for leaf, moves in zip(leaves, moving, strict=True))
+        )
+
+    return jax.jvp(run, tuple(itertools.compress(leaves, moving)), tuple(itertools.compress(changes, moving)))
 
 
 def _advance(cell: Cell, call: Call, state: Any, step: Step, *, project: bool) -> tuple[Any, Any]:
@@ -419,44 +500,6 @@ def _python_loop(body: Any, state: Any, steps: Step, reverse: bool) -> tuple[Any
     for time in reversed(order) if reverse else order:
         state, outputs[time] = body(state, jax.tree.map(lambda leaf: leaf[time], steps))  # noqa: B023
     return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
-
-
-def _choose(implementation: str | None, cell: Cell, shape: tuple[int, ...], dropout: bool) -> Choice:
-    """Picks an implementation, or takes the one that is forced."""
-    if implementation is None:
-        return _fastest(_platform(), shape, cell.hidden_size, dropout)
-    arguments.one_of("implementation", implementation, IMPLEMENTATIONS, f"None or one of {IMPLEMENTATIONS}")
-    return Choice(implementation, "forced by the caller")  # type: ignore[arg-type]  # just checked
-
-
-@functools.cache
-def _fastest(platform: str, shape: tuple[int, ...], hidden_size: int, dropout: bool) -> Choice:
-    """The implementation that was measured fastest, by rules that are surely so and else for the plain scan.
-
-    On a CPU: deferring saves the reading and writing of the weights' gradients, (F + H) · G · H numbers, at every
-    step, and costs a pass over those of the gates, B · G · H; hoisting costs a pass over all drives, and wins surely
-    only where inputs are so much wider that reading them together saves more. What that comes to is in
-    benchmarks/results/implementations.json. Of one sequence [T, F] nobody knows how many a `vmap` runs beside it: it
-    is never taken for a small batch.
-    """
-    if platform != "cpu":
-        return Choice("hoisted", "on an accelerator one large product beats T small ones and their launches")
-    features, batch = shape[-1], math.prod(shape[1:-1])
-    if len(shape) > 2 and batch and features + hidden_size >= _FEW * batch:
-        return Choice(
-            "deferred", f"on a CPU weight gradients wait for one product where F + H is {_FEW} times B and more"
-        )
-    if features >= _WIDE * hidden_size and not dropout:
-        return Choice("hoisted", f"on a CPU one large product pays where F is {_WIDE} times H and more")
-    return Choice("scan", "on a CPU the input product stays in the cache inside the loop")
-
-
-def _platform() -> str:
-    """The platform that this call will run on, as far as is known while tracing."""
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]  # defined at run time
-    if device is None:
-        return jax.default_backend()
-    return device if isinstance(device, str) else device.platform
 
 
 def _check_entries(name: str, value: Any, count: int) -> None:

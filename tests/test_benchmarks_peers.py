@@ -14,7 +14,7 @@ import pytest
 from benchmarks import __main__ as entry
 from benchmarks import against_peers, comparison, measuring, peers, record, scaling
 from benchmarks.peers import OURS, PEERS, Work
-from jaxseq.recurrence import IMPLEMENTATIONS
+from jaxseq.choice import IMPLEMENTATIONS
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -111,6 +111,38 @@ def test_deferred_takes_every_weight_gradient_after_the_loop_in_one_product(name
         assert count_dots(jaxpr, loops=False) == 1 + recurrent + 1
 
 
+@pytest.mark.parametrize("kind", [jaxseq.SimpleRNN, jaxseq.LSTM, jaxseq.GRU, MinimalGatedUnit])
+def test_forward_alone_and_what_is_differentiated_are_chosen_apart(kind):
+    """A few sequences: hoisted forward, and weight gradients after the loop where there are any."""
+    cell, shape = kind(64), (T, 2, 24)
+    params, inputs = random_params(cell, 24, dtype="float32"), jnp.ones(shape)
+
+    def program(implementation, differentiate):
+        run = functools.partial(jaxseq.scan, cell, implementation=implementation)
+        wanted = jax.grad(lambda *arguments: run(*arguments)[1].sum()) if differentiate else run
+        return jax.make_jaxpr(wanted)(params, inputs).jaxpr
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        for differentiate in (False, True):
+            choice = jaxseq.explain(cell, shape, gradient=differentiate).implementation
+            assert choice == ("deferred" if differentiate else "hoisted")
+            chosen, forced = (program(one, differentiate) for one in (None, choice))
+            assert count_dots(chosen) == count_dots(forced)
+            assert count_dots(chosen, loops=False) == count_dots(forced, loops=False)
+        assert count_dots(program(None, True)) != count_dots(program("scan", True))
+
+
+@every_cell
+def test_what_is_not_differentiated_costs_no_product(name):
+    """Inputs that are data have no gradient, and none is made for them on the way to the parameters'."""
+    cell = CELLS[name]
+    params, inputs = random_params(cell, F, dtype="float32"), jnp.ones((T, B, F))
+    run = functools.partial(jaxseq.scan, cell, implementation="hoisted")
+    jaxpr = jax.make_jaxpr(jax.grad(lambda params: run(params, inputs)[1].sum()))(params).jaxpr
+    before, after = 1, 1  # the drives, and the gradient of the weights
+    assert count_dots(jaxpr, loops=False) == before + after
+
+
 def test_unrolled_has_no_loop():
     params, runs = programs(CELLS["lstm"], "unrolled")
     jaxpr = jax.make_jaxpr(runs["batch"])(params, jnp.ones((T, B, F))).jaxpr

@@ -398,15 +398,37 @@ def test_explain_says_what_scan_takes():
     assert jaxseq.explain(CELLS["lstm"], (T, B, F), implementation="unrolled").implementation == "unrolled"
     choice = jaxseq.explain(CELLS["lstm"], (T, B, F))
     assert choice.implementation in ("scan", "hoisted", "deferred") and choice.reason
+
+
+@pytest.mark.parametrize(
+    ("hidden", "shape", "forward", "gradient"),
+    [
+        (32, (T, 128, 383), "scan", "scan"),
+        (32, (T, 128, 384), "hoisted", "hoisted"),  # F is 12 H
+        (256, (T, 17, 203), "scan", "scan"),
+        (256, (T, 17, 204), "hoisted", "hoisted"),  # F is 12 B
+        (256, (T, 16, 14), "scan", "deferred"),  # H is 16 B
+        (255, (T, 16, 14), "scan", "scan"),
+        (512, (T, 17, 14), "scan", "scan"),
+        (64, (T, 1, 11), "scan", "deferred"),
+        (63, (T, 1, 11), "scan", "scan"),
+        (64, (T, 1, 12), "hoisted", "deferred"),
+        (64, (T, 2, 2, 47), "scan", "deferred"),  # every batch axis counts
+        (512, (T, 14), "scan", "scan"),  # how many sequences a vmap runs beside this one is unknown
+        (8, (T, 96), "hoisted", "hoisted"),
+        (64, (T, 0, 11), "scan", "scan"),
+    ],
+)
+def test_what_explain_picks_on_a_cpu(hidden, shape, forward, gradient):
+    """The rules that benchmarks/results/implementations.json bears out."""
+    cell = jaxseq.LSTM(hidden)
     with jax.default_device(jax.devices("cpu")[0]):
-        assert jaxseq.explain(CELLS["lstm"], (T, F)).implementation == "scan"
-        many, wide = 300, 60 * CELLS["lstm"].hidden_size  # benchmarks/results/implementations.json
-        assert jaxseq.explain(CELLS["lstm"], (T, many, wide - 1)).implementation == "scan"
-        assert jaxseq.explain(CELLS["lstm"], (T, many, wide)).implementation == "hoisted"
-        assert jaxseq.explain(CELLS["lstm"], (T, many, wide), dropout=True).implementation == "scan"
-        assert jaxseq.explain(CELLS["lstm"], (T, 2, 10)).implementation == "scan"
-        assert jaxseq.explain(CELLS["lstm"], (T, 2, 11)).implementation == "deferred"  # F + H is 8 B
-        assert jaxseq.explain(CELLS["lstm"], (T, 0, 11)).implementation == "scan"
+        assert jaxseq.explain(cell, shape, gradient=False).implementation == forward
+        assert jaxseq.explain(cell, shape).implementation == gradient
+        of_dropout = [jaxseq.explain(cell, shape, gradient=one, dropout=True) for one in (False, True)]
+    assert [one.implementation for one in of_dropout] == [
+        "scan" if one == "hoisted" else one for one in (forward, gradient)
+    ]
 
 
 @both_directions

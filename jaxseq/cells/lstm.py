@@ -105,7 +105,7 @@ class LSTM:
         check_drive(drive, self.gates, self.hidden_size)
         recurrent = gate_product(state.hidden, params.w_hidden, masks and masks.recurrent, name="state.hidden")
         candidate, gate = activation(self.activation), activation(self.gate_activation)
-        i, f, g, o = jnp.split(drive + recurrent, 4, axis=-1)
+        i, f, g, o = map(jnp.add, jnp.split(drive, 4, axis=-1), jnp.split(recurrent, 4, axis=-1))
         carry = gate(f) * state.carry + gate(i) * candidate(g)
         hidden = gate(o) * candidate(carry)
         return LSTMState(hidden, carry), hidden
