@@ -286,7 +286,7 @@ def test_nothing_to_run():
 @pytest.mark.parametrize(("cell", "dtype"), [(jaxseq.LSTM(128), "float32"), (jaxseq.GRU(20), "bfloat16")])
 def test_it_lowers_for_cuda_without_a_gpu(cell, dtype, monkeypatch):
     """Up to Triton's own program; what compiles that, ptxas included, comes with JAX's plugin for CUDA."""
-    monkeypatch.setattr(recurrence, "_platform", lambda: "gpu")
+    monkeypatch.setattr(recurrence, "platform", lambda: "gpu")
     flags, masks = jnp.ones((T, B), bool), random_dropout(cell, (B,), F, dtype=dtype)
     options = dict(mask=flags, resets=flags, dropout_masks=masks, implementation="fused")
     params, inputs = random_params(cell, F, dtype=dtype), draw(T, B, F, dtype=dtype)
