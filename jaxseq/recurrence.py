@@ -8,19 +8,18 @@ holds of one sequence [T, F] and of any further batch axes too.
 """
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from jaxseq import arguments, deferral
 from jaxseq.calls import Call, Step, check_flags, check_state, prepare, where
 from jaxseq.cells import DropoutMasks
 from jaxseq.choice import Choice, Implementation, choose, platform
+from jaxseq.forward import differentiated_as, join_gates, part_gates
 from jaxseq.residuals import economical, scan_in_segments
 
 _DEFERRED_STEPS = 32  # on a CPU: as fast as all at once, and what is stored for later products is of so many steps only
@@ -120,7 +119,7 @@ def scan(
     if platform() != "cpu" or (chosen == forward and chosen not in ("hoisted", "deferred")):
         return run(chosen, constants, call.state, call.steps)
     alone = functools.partial(run, "scan" if forward == "scan" else "hoisted", gates_apart=True)
-    return _differentiated_as(functools.partial(run, chosen), alone, constants, call.state, call.steps)
+    return differentiated_as(functools.partial(run, chosen), alone, constants, call.state, call.steps)
 
 
 def step(
@@ -383,9 +382,7 @@ def _run(
       reverse: as in `scan`.
       unroll: as in `scan`.
       remat: as in `scan`.
-      gates_apart: keep hoisted drives as one array for each gate. XLA reads from one array for all gates number by
-        number where it makes several gates in one go, as it does on a CPU where nothing of them is stored for a
-        backward pass: an LSTM's forward loop takes 1.4 to 2 times as long (CHANGELOG.md).
+      gates_apart: keep hoisted drives as `part_gates` has them.
     """
     length, batch_shape = steps.inputs.shape[0], steps.inputs.shape[1:-1]
     is_hoisted = implementation in ("hoisted", "deferred", "fused")
@@ -393,13 +390,13 @@ def _run(
 
     def one_step(call: Call, state: Any, step: Step) -> tuple[Any, Any]:
         if gates > 1:
-            step = step._replace(inputs=_gates_together(step.inputs))
+            step = step._replace(inputs=join_gates(step.inputs))
         return _advance(cell, call, state, step, project=not is_hoisted)
 
     def run(state: Any, steps: Step) -> tuple[Any, Any]:
         if is_hoisted:
             drive = cell.project(constants.params, steps.inputs, constants.dropout_masks)
-            steps = steps._replace(inputs=drive if gates == 1 else _gates_apart(drive, gates))
+            steps = steps._replace(inputs=drive if gates == 1 else part_gates(drive, gates))
         if implementation == "deferred" and length:
             return deferral.scan(one_step, constants, state, steps, reverse=reverse, unroll=unroll)
         if implementation == "fused":
@@ -427,52 +424,6 @@ def _run(
     else:
         return run(state, steps)
     return scan_in_segments(run, state, steps, size=size, reverse=reverse)
-
-
-class _Apart(NamedTuple):
-    """What was one array [..., G·H] of a drive."""
-
-    gates: tuple[jax.Array, ...]  # G of them, [..., H]
-
-
-def _gates_apart(drive: Any, gates: int) -> Any:
-    def apart(leaf: jax.Array) -> Any:
-        return leaf if leaf.shape[-1] % gates else _Apart(tuple(jnp.split(leaf, gates, axis=-1)))
-
-    return jax.tree.map(apart, drive)
-
-
-def _gates_together(drive: Any) -> Any:
-    def together(leaf: Any) -> jax.Array:
-        return jnp.concatenate(leaf.gates, axis=-1) if isinstance(leaf, _Apart) else leaf
-
-    return jax.tree.map(together, drive, is_leaf=lambda leaf: isinstance(leaf, _Apart))
-
-
-_Run = Callable[[Call, Any, Step], tuple[Any, Any]]
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _differentiated_as(differentiated: _Run, alone: _Run, constants: Call, state: Any, steps: Step) -> tuple[Any, Any]:
-    """What `alone` gives; where derivatives are taken, what `differentiated` does, which gives the same numbers."""
-    del differentiated
-    return alone(constants, state, steps)
-
-
-@functools.partial(_differentiated_as.defjvp, symbolic_zeros=True)
-def _derivative(differentiated: _Run, alone: _Run, primals: Any, tangents: Any) -> tuple[Any, Any]:
-    del alone
-    leaves, tree = jax.tree.flatten(primals)
-    changes = jax.tree.leaves(tangents)
-    moving = [not isinstance(change, SymbolicZero) for change in changes]
-
-    def run(*moved: Any) -> tuple[Any, Any]:
-        left = iter(moved)
-        return differentiated(
-            *tree.unflatten(next(left) if moves else leaf for leaf, moves in zip(leaves, moving, strict=True))
-        )
-
-    return jax.jvp(run, tuple(itertools.compress(leaves, moving)), tuple(itertools.compress(changes, moving)))
 
 
 def _advance(cell: Cell, call: Call, state: Any, step: Step, *, project: bool) -> tuple[Any, Any]:
