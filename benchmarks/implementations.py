@@ -1,8 +1,9 @@
 """Which implementation is fastest, at which B, F and H, and does the engine pick it?
 
-One recurrent layer by the plain scan, with the input product before the loop ("hoisted"), and with the weights'
-gradients after it too ("deferred"): forward, and forward and backward with respect to parameters and inputs, over a
-grid of shapes. The engine's choices (`jaxseq.explain`) are set from the result.
+One recurrent layer by the plain scan, with the input product and the recurrent one in one ("joint", of the cells that
+have it), with the input product before the loop ("hoisted"), and with the weights' gradients after it too ("deferred"):
+forward, and forward and backward with respect to parameters and inputs, over a grid of shapes. The engine's choices
+(`jaxseq.explain`) are set from the result.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from benchmarks import arguments, measuring
 from benchmarks.record import Record
 from experiments.arguments import positive
 
-IMPLEMENTATIONS = ("scan", "hoisted", "deferred")
+IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred")
 SETTINGS = ("cells", "length", "batches", "features", "hidden", "repeats", "seconds", "devices")
 SMOKE = {"cells": ("gru",), "length": 3, "batches": (2,), "features": (3,), "hidden": (2, 4), "repeats": 2}
 
@@ -76,8 +77,11 @@ def table(result: dict[str, Any]) -> str:
     for case in result["cases"]:
         row = [case["cell"], *(str(case[name]) for name in ("batch", "features", "hidden"))]
         for measured in measuring.PASSES:
-            row += [measuring.milliseconds(case[measured][name]["seconds"]) for name in IMPLEMENTATIONS]
-            row += [case[measured]["fastest"] or "–", case[measured]["chosen"]]
+            found = case[measured]
+            row += [
+                measuring.milliseconds(found[name]["seconds"]) if name in found else "–" for name in IMPLEMENTATIONS
+            ]
+            row += [found["fastest"] or "–", found["chosen"]]
         rows.append(row)
     lines = [
         f"T {result['settings']['length']}, float32. Times: median (quartiles). Surely fastest: its upper quartile is "
@@ -99,7 +103,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     picture = figure.Figure(figsize=(max(8, 2.6 * len(panels)), 6.5), layout="constrained")
     axes = picture.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
     markers = dict(zip(settings["features"], itertools.cycle("os^vDP"), strict=False))
-    styles: dict[str, tuple[str, Any]] = {"hoisted": ("C0", "--"), "deferred": ("C1", "-")}
+    styles: dict[str, tuple[str, Any]] = {"joint": ("C2", ":"), "hoisted": ("C0", "--"), "deferred": ("C1", "-")}
     for row, measured in zip(axes, measuring.PASSES, strict=True):
         for axis, (cell, batch) in zip(row, panels, strict=True):
             cases = [case for case in result["cases"] if (case["cell"], case["batch"]) == (cell, batch)]
@@ -108,7 +112,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                     ratios = {
                         case["hidden"]: _median(case, measured, "scan") / _median(case, measured, name)
                         for case in cases
-                        if case["features"] == features
+                        if case["features"] == features and name in case[measured]
                     }
                     axis.plot(list(ratios), list(ratios.values()), style, marker=marker, markersize=4, color=color)
             axis.axhline(1, color="black", linewidth=1)
@@ -138,13 +142,14 @@ def _measure_shape(cell: str, batch: int, features: int, hidden: int, options: a
     """Measures every implementation of one layer: compiles, checks, then times them side by side."""
     layer_cell = measuring.CELLS[cell](hidden)
     layer = measuring.random_layer(layer_cell, options.length, batch, features, devices=options.devices)
+    names = [name for name in IMPLEMENTATIONS if name != "joint" or hasattr(layer_cell, "summed_gates")]
     runs: dict[tuple[str, str], Callable[[], Any]] = {}
     found: dict[str, Any] = {}
     for measured in measuring.PASSES:
         choice = jaxseq.explain(layer_cell, layer.inputs.shape, gradient=measured == "gradient")
         found[measured] = {"chosen": choice.implementation}
         reference = None
-        for name in IMPLEMENTATIONS:
+        for name in names:
             function = measuring.layer_function(layer_cell, measured, implementation=name)
             program = measuring.compile_program(function, *layer)
             result = program.run()
@@ -158,9 +163,9 @@ def _measure_shape(cell: str, batch: int, features: int, hidden: int, options: a
 
     timings = measuring.time_interleaved(runs, options.repeats, seconds=options.seconds)
     for measured in measuring.PASSES:
-        for name in IMPLEMENTATIONS:
+        for name in names:
             found[measured][name]["seconds"] = timings[measured, name]._asdict()
-        found[measured]["fastest"] = _surely_fastest({name: timings[measured, name] for name in IMPLEMENTATIONS})
+        found[measured]["fastest"] = _surely_fastest({name: timings[measured, name] for name in names})
     return measuring.rounded(found)
 
 
@@ -178,7 +183,7 @@ def _summary(cases: list[dict[str, Any]], measured: str) -> str:
     """How much is lost to the fastest, and gained over the plain scan, by what the engine picks."""
     lost = [
         _median(case, measured, case[measured]["chosen"])
-        / min(_median(case, measured, name) for name in IMPLEMENTATIONS)
+        / min(_median(case, measured, name) for name in IMPLEMENTATIONS if name in case[measured])
         for case in cases
     ]
     gained = [_median(case, measured, "scan") / _median(case, measured, case[measured]["chosen"]) for case in cases]

@@ -5,16 +5,17 @@ What they rest on is in benchmarks/results/implementations.json, which `python -
 
 import functools
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
 from jaxseq import arguments
 
-Implementation = Literal["scan", "hoisted", "deferred", "unrolled", "fused"]
-IMPLEMENTATIONS = ("scan", "hoisted", "deferred", "unrolled", "fused")
+Implementation = Literal["scan", "joint", "hoisted", "deferred", "unrolled", "fused"]
+IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred", "unrolled", "fused")
 _FEW = 16  # B up to which, and H / B from which, deferring was measured to pay on a CPU
 _LARGE = 64  # H from which it does
+_SMALL = 64  # F + H up to which one product of both was measured to pay on a CPU
 _WIDE = 12  # F / H or F / B from which hoisting was measured to pay on a CPU
 
 
@@ -25,23 +26,27 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(
-    implementation: str | None, shape: tuple[int, ...], hidden_size: int, *, dropout: bool, gradient: bool
-) -> Choice:
+def choose(implementation: str | None, cell: Any, shape: tuple[int, ...], *, dropout: bool, gradient: bool) -> Choice:
     """Picks an implementation, or takes the one that is forced.
 
     Args:
       implementation: the one that is forced, or None.
+      cell: the cell.
       shape: of the inputs, (T, F) or (T, B, F).
-      hidden_size: H.
       dropout: whether the inputs have dropout masks.
       gradient: whether the call is differentiated.
     Raises:
-      ValueError: `implementation` is unknown.
+      ValueError: `implementation` is unknown, or not one for this cell.
     """
+    sums = getattr(cell, "summed_gates", None)
     if implementation is None:
-        return _fastest(platform(), shape, hidden_size, dropout, gradient)
+        return _fastest(platform(), shape, cell.hidden_size, sums is not None, dropout, gradient)
     arguments.one_of("implementation", implementation, IMPLEMENTATIONS, f"None or one of {IMPLEMENTATIONS}")
+    if implementation == "joint" and sums is None:
+        raise ValueError(
+            f'implementation must not be "joint" for {type(cell).__name__}, which has no `summed_gates`, '
+            f"got {implementation!r}"
+        )
     return Choice(implementation, "forced by the caller")  # type: ignore[arg-type]  # just checked
 
 
@@ -54,13 +59,15 @@ def platform() -> str:
 
 
 @functools.cache
-def _fastest(platform: str, shape: tuple[int, ...], hidden_size: int, dropout: bool, gradient: bool) -> Choice:
+def _fastest(
+    platform: str, shape: tuple[int, ...], hidden_size: int, joins: bool, dropout: bool, gradient: bool
+) -> Choice:
     """The implementation that was measured fastest.
 
     On a CPU: deferring saves the reading and writing of the weights' gradients, (F + H) · G · H numbers, at every
     step, and costs a pass over those of the gates, B · G · H; hoisting costs a pass over all drives, and wins
-    where inputs are so much wider that reading them together saves more. Of one sequence [T, F] nobody knows how many
-    a `vmap` runs beside it: it is never taken for a small batch.
+    where inputs are so much wider that reading them together saves more; a joint product costs a copy of x and h. Of
+    one sequence [T, F] nobody knows how many a `vmap` runs beside it: it is never taken for a small batch.
     """
     if platform != "cpu":
         return Choice("hoisted", "on an accelerator one large product beats T small ones and their launches")
@@ -73,4 +80,10 @@ def _fastest(platform: str, shape: tuple[int, ...], hidden_size: int, dropout: b
         )
     if features >= _WIDE * min(hidden_size, batch) > 0 and not dropout:
         return Choice("hoisted", f"on a CPU one large product pays where F is {_WIDE} times H, or B, and more")
+    if joins and dropout:
+        return Choice("joint", "on a CPU one product a gate, of [x, h] with both masks, beats two inside the loop")
+    if joins and gradient and features + hidden_size <= _SMALL:
+        return Choice(
+            "joint", f"on a CPU one product of [x, h] inside the loop beats two where F + H is {_SMALL} at most"
+        )
     return Choice("scan", "on a CPU the input product stays in the cache inside the loop")

@@ -14,24 +14,14 @@ step, or inside a `jit` or a loop of its own, is differentiated as ever.
 import functools
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxseq.cells.products import product, products_through
 from jaxseq.residuals import economical
-
-Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (constants, state, step) -> (state, output)
-
-
-class _Product(NamedTuple):
-    """One `gate_product` of a step."""
-
-    weights: jax.Array  # [H, G·H]
-    mask: jax.Array | None  # [G, B, H]
-    result: jax.Array  # [B, G·H]
+from jaxseq.step_products import Body, StepProduct, find_constant, find_products
 
 
 def scan(body: Body, constants: Any, state: Any, steps: Any, *, reverse: bool, unroll: int) -> tuple[Any, Any]:
@@ -59,10 +49,10 @@ def _scan(body: Body, reverse: bool, unroll: int, constants: Any, state: Any, st
 def _scan_jvp(body: Body, reverse: bool, unroll: int, primals: Any, tangents: Any) -> tuple[Any, Any]:
     constants, state, steps = primals
     first = jax.tree.map(lambda leaf: leaf[0], steps)
-    is_deferred = _constant_products(body, constants, state, first)
+    is_deferred = find_constant(body, constants, state, first)
 
-    def deferred(constants: Any) -> list[_Product]:
-        return list(itertools.compress(_products(body, constants, state, first), is_deferred))
+    def deferred(constants: Any) -> list[StepProduct]:
+        return list(itertools.compress(find_products(body, constants, state, first), is_deferred))
 
     def run(constants: Any, state: Any, steps: Any, taps: Any) -> tuple[Any, Any]:
         @economical
@@ -94,36 +84,6 @@ def _scan_jvp(body: Body, reverse: bool, unroll: int, primals: Any, tangents: An
         for value, change, one in zip(values, changes, products, strict=True)
     ]
     return result, linear(*tangents, taps_dot)
-
-
-def _products(body: Body, constants: Any, state: Any, step: Any) -> list[_Product]:
-    """The products of one step, in the order in which it takes them."""
-    found = []
-
-    def multiply(value: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
-        result = product(value, weights, mask)
-        found.append(_Product(weights, mask, result))
-        return result
-
-    with products_through(multiply):
-        body(constants, state, step)
-    return found
-
-
-def _constant_products(body: Body, constants: Any, state: Any, step: Any) -> list[bool]:
-    """Of each product of a step, whether its weights and mask are the same at every step."""
-
-    def weights_and_masks(constants: Any, state: Any, step: Any) -> list[Any]:
-        return [(one.weights, one.mask) for one in _products(body, constants, state, step)]
-
-    closed, shapes = jax.make_jaxpr(weights_and_masks, return_shape=True)(constants, state, step)
-    jaxpr = closed.jaxpr
-    changing = set(jaxpr.invars[len(jax.tree.leaves(constants)) :])
-    for equation in jaxpr.eqns:
-        if changing.intersection(one for one in equation.invars if not hasattr(one, "val")):  # a literal has one
-            changing.update(equation.outvars)
-    same = iter([hasattr(one, "val") or one not in changing for one in jaxpr.outvars])
-    return [all([next(same) for _ in jax.tree.leaves(one)]) for one in shapes]
 
 
 def _whole_product(values: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxseq import arguments, deferral
+from jaxseq import arguments, deferral, joint
 from jaxseq.calls import Call, Step, check_flags, check_state, prepare, where
 from jaxseq.cells import DropoutMasks
 from jaxseq.choice import Choice, Implementation, choose, platform
@@ -30,8 +30,10 @@ class Cell(Protocol):
     """What the engine asks of a cell: a hashable object without arrays, of pure methods.
 
     Optional attributes: `gates: int`, how many dropout masks `project` and `step` take (without it, dropout
-    raises); `dtype`, what to compute in (None: promote inputs and parameters); `output(params, state)`, the
-    output that belongs to a state, where it is not `state.hidden` or the state itself.
+    raises); `summed_gates: tuple[int, ...]`, to how many gates of the drive `step` adds each of its recurrent
+    `gate_product`s, in the order of both, where neither serves for anything else (the engine may then take the product
+    of the inputs together with them); `dtype`, what to compute in (None: promote inputs and parameters);
+    `output(params, state)`, the output that belongs to a state, where it is not `state.hidden` or the state itself.
     """
 
     @property
@@ -90,11 +92,12 @@ def scan(
       unroll: steps in one iteration of the loop, as in `jax.lax.scan`.
       remat: store the state before every segment of √T steps only, and run each again in the backward pass: memory
         for 2 √T steps in place of T, for the time of one more forward pass.
-      implementation: "scan" (the input product inside the loop), "hoisted" (one product for all steps before
-        it), "deferred" (hoisted, and the recurrent weights' gradients as one product after it; on a CPU for 32
-        steps at a time), "unrolled" (a Python loop), "fused" (one GPU kernel, experimental: first derivatives only, by
-        reverse mode, see `jaxseq.fused`); None picks, see `explain`, for forward alone and
-        for a call that is differentiated apart, and never "fused". All give the same numbers.
+      implementation: "scan" (the input product inside the loop), "joint" (there too, in one with the recurrent
+        product; of a cell with `summed_gates`), "hoisted" (one product for all steps before the loop), "deferred"
+        (hoisted, and the recurrent weights' gradients as one product after it; on a CPU for 32 steps at a time),
+        "unrolled" (a Python loop), "fused" (one GPU kernel, experimental: first derivatives only, by reverse mode,
+        see `jaxseq.fused`); None picks, see `explain`, for forward alone and for a call that is differentiated
+        apart, and never "fused". All give the same numbers.
     Returns:
       (state, outputs): the state after the last step taken, each leaf [B, ...]; the outputs [T, B, H].
       A sequence without a real step returns the state it started from.
@@ -104,7 +107,7 @@ def scan(
     call = prepare(cell, params, inputs, state, mask, resets, dropout_masks, reverse)
     unroll = arguments.integer("unroll", unroll, at_least=1)
     dropout = call.dropout_masks is not None and call.dropout_masks.input is not None
-    pick = functools.partial(choose, implementation, call.steps.inputs.shape, cell.hidden_size, dropout=dropout)
+    pick = functools.partial(choose, implementation, cell, call.steps.inputs.shape, dropout=dropout)
     chosen, forward = pick(gradient=True).implementation, pick(gradient=False).implementation
     remat = arguments.flag("remat", remat)
     if chosen in ("unrolled", "fused") and unroll != 1:
@@ -118,7 +121,7 @@ def scan(
     constants = call._replace(state=None, steps=None)
     if platform() != "cpu" or (chosen == forward and chosen not in ("hoisted", "deferred")):
         return run(chosen, constants, call.state, call.steps)
-    alone = functools.partial(run, "scan" if forward == "scan" else "hoisted", gates_apart=True)
+    alone = functools.partial(run, "hoisted" if forward == "deferred" else forward, gates_apart=True)
     return differentiated_as(functools.partial(run, chosen), alone, constants, call.state, call.steps)
 
 
@@ -356,7 +359,7 @@ def explain(
     inputs_shape = arguments.shape("inputs_shape", inputs_shape)
     if len(inputs_shape) < 2:
         raise ValueError(f"inputs_shape must be (T, F) or (T, B, F), got {inputs_shape}")
-    return choose(implementation, inputs_shape, cell.hidden_size, dropout=dropout, gradient=gradient)
+    return choose(implementation, cell, inputs_shape, dropout=dropout, gradient=gradient)
 
 
 def _run(
@@ -397,6 +400,9 @@ def _run(
         if is_hoisted:
             drive = cell.project(constants.params, steps.inputs, constants.dropout_masks)
             steps = steps._replace(inputs=drive if gates == 1 else part_gates(drive, gates))
+        if implementation == "joint" and length:
+            sums: Any = cell.summed_gates  # type: ignore[attr-defined]  # optional in the protocol
+            return joint.scan(one_step, constants, state, steps, summed_gates=sums, reverse=reverse, unroll=unroll)
         if implementation == "deferred" and length:
             return deferral.scan(one_step, constants, state, steps, reverse=reverse, unroll=unroll)
         if implementation == "fused":

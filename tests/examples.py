@@ -33,6 +33,7 @@ class MinimalGatedUnit:
 
     hidden_size: int
     gates: ClassVar[int] = 2
+    summed_gates: ClassVar[tuple[int, ...]] = (1, 1)
 
     def init(self, key, input_size):
         keys = jax.random.split(key)

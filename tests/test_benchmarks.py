@@ -266,7 +266,7 @@ def test_unequal_results_are_an_error_and_nothing_is_timed(monkeypatch, capsys):
     assert main(["implementations", "--smoke"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.splitlines()[-1].startswith("error: hoisted, forward, of GRU(hidden_size=2) must equal")
+    assert printed.err.splitlines()[-1].startswith("error: joint, forward, of GRU(hidden_size=2) must equal")
 
 
 @pytest.mark.parametrize("wrong", [1.001, np.nan])

@@ -251,7 +251,7 @@ IMPLEMENTATIONS = ("scan", "hoisted", "deferred", "unrolled")
 def test_dtypes(cell_class, dtype, param_dtype, inputs, computed, x64):
     cell = cell_class(4, dtype=dtype, param_dtype=param_dtype)
     for wrapper in (cell, jaxseq.LearnedState(cell)):
-        for implementation in IMPLEMENTATIONS:
+        for implementation in (*IMPLEMENTATIONS, *(("joint",) if hasattr(cell, "summed_gates") else ())):
 
             def back(key, values, wrapper=wrapper, implementation=implementation):
                 params = wrapper.init(key, 3)

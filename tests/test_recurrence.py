@@ -397,7 +397,7 @@ def test_the_final_states_output_is_the_last_real_output(name):
 def test_explain_says_what_scan_takes():
     assert jaxseq.explain(CELLS["lstm"], (T, B, F), implementation="unrolled").implementation == "unrolled"
     choice = jaxseq.explain(CELLS["lstm"], (T, B, F))
-    assert choice.implementation in ("scan", "hoisted", "deferred") and choice.reason
+    assert choice.implementation in ("scan", "joint", "hoisted", "deferred") and choice.reason
 
 
 @pytest.mark.parametrize(
@@ -417,18 +417,21 @@ def test_explain_says_what_scan_takes():
         (512, (T, 14), "scan", "scan"),  # how many sequences a vmap runs beside this one is unknown
         (8, (T, 96), "hoisted", "hoisted"),
         (64, (T, 0, 11), "scan", "scan"),
+        (32, (T, 128, 32), "scan", "joint"),  # F + H is 64
+        (32, (T, 128, 33), "scan", "scan"),
+        (32, (T, 32), "scan", "joint"),
     ],
 )
 def test_what_explain_picks_on_a_cpu(hidden, shape, forward, gradient):
-    """The rules that benchmarks/results/implementations.json bears out."""
-    cell = jaxseq.LSTM(hidden)
+    """The rules that benchmarks/results/implementations.json bears out; with dropout none is hoisted."""
     with jax.default_device(jax.devices("cpu")[0]):
-        assert jaxseq.explain(cell, shape, gradient=False).implementation == forward
-        assert jaxseq.explain(cell, shape).implementation == gradient
-        of_dropout = [jaxseq.explain(cell, shape, gradient=one, dropout=True) for one in (False, True)]
-    assert [one.implementation for one in of_dropout] == [
-        "scan" if one == "hoisted" else one for one in (forward, gradient)
-    ]
+        for cell, joins in ((jaxseq.LSTM(hidden), True), (jaxseq.GRUResetAfter(hidden), False)):
+            for one, expected_one in ((False, forward), (True, gradient)):
+                found = jaxseq.explain(cell, shape, gradient=one)
+                assert found.implementation == (expected_one if joins else expected_one.replace("joint", "scan"))
+                with_dropout = jaxseq.explain(cell, shape, gradient=one, dropout=True)
+                loop = "joint" if joins else "scan"
+                assert with_dropout.implementation == ("deferred" if expected_one == "deferred" else loop)
 
 
 @both_directions

@@ -56,6 +56,7 @@ class GRU:
     param_dtype: str = "float32"
 
     gates: ClassVar[int] = 3
+    summed_gates: ClassVar[tuple[int, ...]] = (2, 1)
     __post_init__ = check_settings
     __repr__ = describe
 

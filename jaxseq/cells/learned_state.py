@@ -38,8 +38,8 @@ class LearnedState:
         return self.cell.hidden_size
 
     def __getattr__(self, name: str) -> Any:
-        """Optional parts of the protocol (`gates`, `dtype`, `output`) are the wrapped cell's."""
-        if name in ("gates", "dtype"):
+        """Optional parts of the protocol (`gates`, `summed_gates`, `dtype`, `output`) are the wrapped cell's."""
+        if name in ("gates", "summed_gates", "dtype"):
             return getattr(self.cell, name)
         if name == "output":
             output = self.cell.output

@@ -63,6 +63,7 @@ class LSTM:
     param_dtype: str = "float32"
 
     gates: ClassVar[int] = 4
+    summed_gates: ClassVar[tuple[int, ...]] = (4,)
     __post_init__ = check_settings
     __repr__ = describe
 

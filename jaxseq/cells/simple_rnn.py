@@ -51,6 +51,7 @@ class SimpleRNN:
     param_dtype: str = "float32"
 
     gates: ClassVar[int] = 1
+    summed_gates: ClassVar[tuple[int, ...]] = (1,)
     __post_init__ = check_settings
     __repr__ = describe
 

@@ -1,0 +1,137 @@
+"""The input product taken together with the recurrent ones, of any cell that says what it adds up."""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.interpreters.partial_eval import dce_jaxpr
+
+import jaxseq
+from tests.examples import (
+    CELLS,
+    B,
+    F,
+    MinimalGatedUnit,
+    T,
+    assert_close,
+    expected,
+    random_dropout,
+    random_params,
+    random_state,
+    run_and_back,
+)
+from tests.test_compilation import RECURRENT_PRODUCTS, count_dots, loop_bodies
+
+pytestmark = pytest.mark.usefixtures("strict_promotion", "x64")
+TOLERANCE = 1e-12
+JOINING = [name for name, cell in CELLS.items() if hasattr(cell, "summed_gates")]
+every_cell = pytest.mark.parametrize("name", JOINING)
+joint = functools.partial(jaxseq.scan, implementation="joint")
+
+
+def situation(cell, dropout):
+    rng = np.random.default_rng(3)
+    params, inputs = random_params(cell, F), jnp.asarray(rng.normal(size=(T, B, F)))
+    cotangents = random_state(cell, params, (B,), seed=3), jnp.asarray(rng.normal(size=(T, B, cell.hidden_size)))
+    masks = random_dropout(cell, (B,), F)
+    options = {
+        "state": random_state(cell, params, (B,)),
+        "mask": jnp.asarray(rng.random((T, B)) < 0.7),
+        "resets": jnp.asarray(rng.random((T, B)) < 0.3),
+        "dropout_masks": {
+            "none": None,
+            "both": masks,
+            "input": masks._replace(recurrent=None),
+            "recurrent": masks._replace(input=None),
+        }[dropout],
+    }
+    return (params, inputs, cotangents), options
+
+
+def test_the_cells_that_add_what_they_multiply_say_so():
+    assert {*CELLS} - {*JOINING} == {"gru_reset_after"}, "it multiplies a recurrent product before it adds"
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("dropout", ["none", "both", "input", "recurrent"])
+@every_cell
+def test_values_and_gradients_are_the_references(name, dropout, reverse):
+    data, options = situation(CELLS[name], dropout)
+    options["reverse"] = reverse
+    found = run_and_back(joint, CELLS[name], *data, **options)
+    assert_close(found, expected(CELLS[name], *data, **options), TOLERANCE)
+
+
+@every_cell
+def test_segments_rows_of_a_vmap_and_no_step_at_all(name):
+    cell = CELLS[name]
+    (params, inputs, _), _ = situation(cell, "none")
+    whole = jaxseq.scan(cell, params, inputs, implementation="scan")
+    assert_close(joint(cell, params, inputs, remat=True), whole, TOLERANCE)
+    assert_close(joint(cell, params, inputs, unroll=3), whole, TOLERANCE)
+    assert_close(jax.vmap(functools.partial(joint, cell, params), 1, (0, 1))(inputs), whole, TOLERANCE)
+    none = joint(cell, params, inputs[:0])
+    assert_close(none, jaxseq.scan(cell, params, inputs[:0], implementation="scan"), 0)
+
+
+@every_cell
+def test_forward_mode_and_second_derivatives(name):
+    cell = CELLS[name]
+    (params, inputs, (_, weights)), options = situation(cell, "both")
+
+    def second(implementation):
+        def loss(params, inputs):
+            return jnp.sum(
+                weights * jaxseq.scan(cell, params, inputs, implementation=implementation, **options)[1] ** 2
+            )
+
+        gradient = jax.grad(loss, argnums=(0, 1))
+        return jax.jit(lambda *point: jax.jvp(gradient, point, jax.tree.map(jnp.ones_like, point)))(params, inputs)
+
+    assert_close(second("joint"), second("scan"), TOLERANCE)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+@every_cell
+def test_half_as_many_products_in_each_step(name, dropout):
+    cell = CELLS[name]
+    (params, inputs, _), options = situation(cell, "both" if dropout else "none")
+    run = functools.partial(joint, cell, dropout_masks=options["dropout_masks"])
+    products = sum(cell.summed_gates) if dropout else RECURRENT_PRODUCTS[name]  # with masks a product for each gate
+    (body,) = loop_bodies(jax.make_jaxpr(run)(params, inputs).jaxpr)
+    assert count_dots(body) == products
+    gradient = jax.make_jaxpr(jax.grad(lambda *both: run(*both)[1].sum(), argnums=(0, 1)))(params, inputs).jaxpr
+    gradient, _ = dce_jaxpr(gradient, [True] * len(gradient.outvars))
+    forward, backward = loop_bodies(gradient)
+    assert count_dots(forward) == products and count_dots(backward) == 2 * products
+    assert count_dots(gradient, loops=False) == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistaken(MinimalGatedUnit):
+    """Says that one product holds both gates, but takes two."""
+
+    summed_gates: ClassVar[tuple[int, ...]] = (2,)
+
+
+class Silent(MinimalGatedUnit):
+    """Says nothing."""
+
+    @property
+    def summed_gates(self):
+        raise AttributeError
+
+
+def test_a_cell_that_says_something_else_or_nothing_is_an_error():
+    cell = Mistaken(5)
+    params, inputs = random_params(MinimalGatedUnit(5), F), jnp.ones((T, B, F))
+    with pytest.raises(ValueError, match=r"^summed_gates must tell .* got \(2,\) for products of widths \[5, 5\]"):
+        joint(cell, params, inputs)
+    with pytest.raises(ValueError, match='^implementation must not be "joint" for Silent, which has no `summed_gates`'):
+        joint(Silent(5), params, inputs)
+    with pytest.raises(ValueError, match='^implementation must not be "joint" for GRUResetAfter'):
+        jaxseq.explain(jaxseq.GRUResetAfter(5), (T, F), implementation="joint")
