@@ -18,6 +18,7 @@ import jaxseq
 from benchmarks import arguments, measuring
 from benchmarks.record import Record
 from experiments.arguments import positive
+from jaxseq.cells.products import summed_gates
 
 IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred")
 SETTINGS = ("cells", "length", "batches", "features", "hidden", "repeats", "seconds", "devices")
@@ -142,7 +143,7 @@ def _measure_shape(cell: str, batch: int, features: int, hidden: int, options: a
     """Measures every implementation of one layer: compiles, checks, then times them side by side."""
     layer_cell = measuring.CELLS[cell](hidden)
     layer = measuring.random_layer(layer_cell, options.length, batch, features, devices=options.devices)
-    names = [name for name in IMPLEMENTATIONS if name != "joint" or hasattr(layer_cell, "summed_gates")]
+    names = [name for name in IMPLEMENTATIONS if name != "joint" or summed_gates(layer_cell)]
     runs: dict[tuple[str, str], Callable[[], Any]] = {}
     found: dict[str, Any] = {}
     for measured in measuring.PASSES:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from jaxseq import arguments
+from jaxseq.cells.products import summed_gates
 
 Implementation = Literal["scan", "joint", "hoisted", "deferred", "unrolled", "fused"]
 IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred", "unrolled", "fused")
@@ -38,14 +39,14 @@ def choose(implementation: str | None, cell: Any, shape: tuple[int, ...], *, dro
     Raises:
       ValueError: `implementation` is unknown, or not one for this cell.
     """
-    sums = getattr(cell, "summed_gates", None)
+    sums = summed_gates(cell)
     if implementation is None:
         return _fastest(platform(), shape, cell.hidden_size, sums is not None, dropout, gradient)
     arguments.one_of("implementation", implementation, IMPLEMENTATIONS, f"None or one of {IMPLEMENTATIONS}")
     if implementation == "joint" and sums is None:
         raise ValueError(
-            f'implementation must not be "joint" for {type(cell).__name__}, which has no `summed_gates`, '
-            f"got {implementation!r}"
+            f'implementation must not be "joint" for {type(cell).__name__}, which has no `summed_gates` beside its '
+            f"`step`, got {implementation!r}"
         )
     return Choice(implementation, "forced by the caller")  # type: ignore[arg-type]  # just checked
 

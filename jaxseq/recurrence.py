@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxseq import arguments, deferral, joint
 from jaxseq.calls import Call, Step, check_flags, check_state, prepare, where
 from jaxseq.cells import DropoutMasks
+from jaxseq.cells.products import summed_gates
 from jaxseq.choice import Choice, Implementation, choose, platform
 from jaxseq.forward import differentiated_as, join_gates, part_gates
 from jaxseq.residuals import economical, scan_in_segments
@@ -32,8 +33,9 @@ class Cell(Protocol):
     Optional attributes: `gates: int`, how many dropout masks `project` and `step` take (without it, dropout
     raises); `summed_gates: tuple[int, ...]`, to how many gates of the drive `step` adds each of its recurrent
     `gate_product`s, in the order of both, where neither serves for anything else (the engine may then take the product
-    of the inputs together with them); `dtype`, what to compute in (None: promote inputs and parameters);
-    `output(params, state)`, the output that belongs to a state, where it is not `state.hidden` or the state itself.
+    of the inputs together with them; a derived class that writes another `step` says it anew); `dtype`, what to
+    compute in (None: promote inputs and parameters); `output(params, state)`, the output that belongs to a state,
+    where it is not `state.hidden` or the state itself.
     """
 
     @property
@@ -401,7 +403,7 @@ def _run(
             drive = cell.project(constants.params, steps.inputs, constants.dropout_masks)
             steps = steps._replace(inputs=drive if gates == 1 else part_gates(drive, gates))
         if implementation == "joint" and length:
-            sums: Any = cell.summed_gates  # type: ignore[attr-defined]  # optional in the protocol
+            sums: Any = summed_gates(cell)  # a cell without them was refused above
             return joint.scan(one_step, constants, state, steps, summed_gates=sums, reverse=reverse, unroll=unroll)
         if implementation == "deferred" and length:
             return deferral.scan(one_step, constants, state, steps, reverse=reverse, unroll=unroll)

@@ -11,6 +11,7 @@ import pytest
 import jaxseq
 from jaxseq.cells.activations import ACTIVATIONS
 from jaxseq.cells.initializers import INITIALIZERS
+from jaxseq.cells.products import summed_gates
 from tests.examples import CELLS, MinimalGatedUnit, assert_close, expected, random_params, wrapped
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -251,7 +252,7 @@ IMPLEMENTATIONS = ("scan", "hoisted", "deferred", "unrolled")
 def test_dtypes(cell_class, dtype, param_dtype, inputs, computed, x64):
     cell = cell_class(4, dtype=dtype, param_dtype=param_dtype)
     for wrapper in (cell, jaxseq.LearnedState(cell)):
-        for implementation in (*IMPLEMENTATIONS, *(("joint",) if hasattr(cell, "summed_gates") else ())):
+        for implementation in (*IMPLEMENTATIONS, *(("joint",) if summed_gates(cell) else ())):
 
             def back(key, values, wrapper=wrapper, implementation=implementation):
                 params = wrapper.init(key, 3)

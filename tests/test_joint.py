@@ -11,6 +11,7 @@ import pytest
 from jax.interpreters.partial_eval import dce_jaxpr
 
 import jaxseq
+from jaxseq.cells.products import summed_gates
 from tests.examples import (
     CELLS,
     B,
@@ -28,7 +29,7 @@ from tests.test_compilation import RECURRENT_PRODUCTS, count_dots, loop_bodies
 
 pytestmark = pytest.mark.usefixtures("strict_promotion", "x64")
 TOLERANCE = 1e-12
-JOINING = [name for name, cell in CELLS.items() if hasattr(cell, "summed_gates")]
+JOINING = [name for name, cell in CELLS.items() if summed_gates(cell)]
 every_cell = pytest.mark.parametrize("name", JOINING)
 joint = functools.partial(jaxseq.scan, implementation="joint")
 
@@ -118,12 +119,34 @@ class Mistaken(MinimalGatedUnit):
     summed_gates: ClassVar[tuple[int, ...]] = (2,)
 
 
-class Silent(MinimalGatedUnit):
-    """Says nothing."""
+@dataclasses.dataclass(frozen=True)
+class Normalized(jaxseq.LSTM):
+    """Does more with its product than to add it; what the LSTM says holds of the LSTM's step alone."""
 
-    @property
-    def summed_gates(self):
-        raise AttributeError
+    def step(self, params, state, drive, masks):
+        recurrent = jaxseq.gate_product(state.hidden, params.w_hidden, masks and masks.recurrent)
+        recurrent = recurrent / (1 + jnp.abs(recurrent))
+        return super().step(params._replace(w_hidden=jnp.zeros_like(params.w_hidden)), state, drive + recurrent, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed(jaxseq.LSTM):
+    """A class derived from a cell that writes no step of its own."""
+
+    note: str = ""
+
+
+def test_a_class_derived_from_a_cell_speaks_for_its_own_step():
+    cell = Normalized(5)
+    (params, inputs, _), options = situation(jaxseq.LSTM(5), "both")
+    for dropout in (False, True):
+        assert jaxseq.explain(cell, inputs.shape, dropout=dropout).implementation == "scan"
+        assert jaxseq.explain(jaxseq.LearnedState(cell), inputs.shape, dropout=dropout).implementation == "scan"
+        assert jaxseq.explain(Renamed(5), inputs.shape, dropout=dropout).implementation == "joint"
+        assert jaxseq.explain(jaxseq.LearnedState(Renamed(5)), inputs.shape, dropout=dropout).implementation == "joint"
+    plain = jaxseq.scan(cell, params, inputs, implementation="scan", **options)
+    assert_close(jaxseq.scan(cell, params, inputs, **options), plain, TOLERANCE)
+    assert float(jnp.abs(plain[1] - jaxseq.scan(jaxseq.LSTM(5), params, inputs, **options)[1]).max()) > 1e-3
 
 
 def test_a_cell_that_says_something_else_or_nothing_is_an_error():
@@ -131,7 +154,7 @@ def test_a_cell_that_says_something_else_or_nothing_is_an_error():
     params, inputs = random_params(MinimalGatedUnit(5), F), jnp.ones((T, B, F))
     with pytest.raises(ValueError, match=r"^summed_gates must tell .* got \(2,\) for products of widths \[5, 5\]"):
         joint(cell, params, inputs)
-    with pytest.raises(ValueError, match='^implementation must not be "joint" for Silent, which has no `summed_gates`'):
-        joint(Silent(5), params, inputs)
+    with pytest.raises(ValueError, match='^implementation must not be "joint" for Normalized, which has no `summed_g'):
+        joint(Normalized(5), random_params(jaxseq.LSTM(5), F), inputs)
     with pytest.raises(ValueError, match='^implementation must not be "joint" for GRUResetAfter'):
         jaxseq.explain(jaxseq.GRUResetAfter(5), (T, F), implementation="joint")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq import arguments
+from jaxseq.cells.products import summed_gates
 
 
 class LearnedStateParams(NamedTuple):
@@ -37,9 +38,14 @@ class LearnedState:
         """The wrapped cell's H."""
         return self.cell.hidden_size
 
+    @property
+    def summed_gates(self) -> tuple[int, ...] | None:
+        """What the wrapped cell says it adds up, if anything."""
+        return summed_gates(self.cell)
+
     def __getattr__(self, name: str) -> Any:
-        """Optional parts of the protocol (`gates`, `summed_gates`, `dtype`, `output`) are the wrapped cell's."""
-        if name in ("gates", "summed_gates", "dtype"):
+        """Optional parts of the protocol (`gates`, `dtype`, `output`) are the wrapped cell's."""
+        if name in ("gates", "dtype"):
             return getattr(self.cell, name)
         if name == "output":
             output = self.cell.output
