@@ -237,9 +237,13 @@ def _measure_case(work: Work, names: Sequence[str], options: argparse.Namespace,
 
 def _chosen(work: Work) -> list[str]:
     """The implementation of each layer."""
+    dropout = work.option == "dropout"
     return [
         jaxseq.explain(
-            measuring.CELLS[work.cell](hidden), (work.length, work.batch, features), dropout=work.option == "dropout"
+            measuring.CELLS[work.cell](hidden),
+            (work.length, work.batch, features),
+            dropout=dropout,
+            recurrent_dropout=dropout,
         ).implementation
         for features, hidden in work.layers
     ]

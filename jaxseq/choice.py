@@ -27,7 +27,15 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(implementation: str | None, cell: Any, shape: tuple[int, ...], *, dropout: bool, gradient: bool) -> Choice:
+def choose(
+    implementation: str | None,
+    cell: Any,
+    shape: tuple[int, ...],
+    *,
+    dropout: bool,
+    recurrent_dropout: bool,
+    gradient: bool,
+) -> Choice:
     """Picks an implementation, or takes the one that is forced.
 
     Args:
@@ -35,13 +43,15 @@ def choose(implementation: str | None, cell: Any, shape: tuple[int, ...], *, dro
       cell: the cell.
       shape: of the inputs, (T, F) or (T, B, F).
       dropout: whether the inputs have dropout masks.
+      recurrent_dropout: whether the recurrent products have.
       gradient: whether the call is differentiated.
     Raises:
       ValueError: `implementation` is unknown, or not one for this cell.
     """
     sums = summed_gates(cell)
     if implementation is None:
-        return _fastest(platform(), shape, cell.hidden_size, sums is not None, dropout, gradient)
+        joins = sums is not None and dropout == recurrent_dropout  # where one has masks, the other is one product
+        return _fastest(platform(), shape, cell.hidden_size, joins, dropout, gradient)
     arguments.one_of("implementation", implementation, IMPLEMENTATIONS, f"None or one of {IMPLEMENTATIONS}")
     if implementation == "joint" and sums is None:
         raise ValueError(

@@ -108,8 +108,15 @@ def scan(
     """
     call = prepare(cell, params, inputs, state, mask, resets, dropout_masks, reverse)
     unroll = arguments.integer("unroll", unroll, at_least=1)
-    dropout = call.dropout_masks is not None and call.dropout_masks.input is not None
-    pick = functools.partial(choose, implementation, cell, call.steps.inputs.shape, dropout=dropout)
+    dropout, recurrent_dropout = (mask is not None for mask in call.dropout_masks or (None, None))
+    pick = functools.partial(
+        choose,
+        implementation,
+        cell,
+        call.steps.inputs.shape,
+        dropout=dropout,
+        recurrent_dropout=recurrent_dropout,
+    )
     chosen, forward = pick(gradient=True).implementation, pick(gradient=False).implementation
     remat = arguments.flag("remat", remat)
     if chosen in ("unrolled", "fused") and unroll != 1:
@@ -339,6 +346,7 @@ def explain(
     inputs_shape: tuple[int, ...],
     *,
     dropout: bool = False,
+    recurrent_dropout: bool = False,
     gradient: bool = True,
     implementation: Implementation | None = None,
 ) -> Choice:
@@ -348,6 +356,7 @@ def explain(
       cell: the cell.
       inputs_shape: (T, F) or (T, B, F).
       dropout: whether the inputs have dropout masks.
+      recurrent_dropout: whether the recurrent products have.
       gradient: whether the call is differentiated, as in training; False: forward alone.
       implementation: as in `scan`.
     Returns:
@@ -357,11 +366,14 @@ def explain(
     """
     arguments.cell("cell", cell)
     dropout = arguments.flag("dropout", dropout)
+    recurrent_dropout = arguments.flag("recurrent_dropout", recurrent_dropout)
     gradient = arguments.flag("gradient", gradient)
     inputs_shape = arguments.shape("inputs_shape", inputs_shape)
     if len(inputs_shape) < 2:
         raise ValueError(f"inputs_shape must be (T, F) or (T, B, F), got {inputs_shape}")
-    return choose(implementation, cell, inputs_shape, dropout=dropout, gradient=gradient)
+    return choose(
+        implementation, cell, inputs_shape, dropout=dropout, recurrent_dropout=recurrent_dropout, gradient=gradient
+    )
 
 
 def _run(

@@ -100,6 +100,19 @@ def random_dropout(cell, batch_shape, input_size, rate=0.4, seed=2, dtype=None):
     )
 
 
+def situation(cell, *, with_state=True, flags=True, dropout=False):
+    """(params, inputs, cotangents) and options; masks have holes, resets fall on masked steps too."""
+    rng, params = np.random.default_rng(5), random_params(cell, F)
+    cotangents = random_state(cell, params, (B,), seed=3), jnp.asarray(rng.normal(size=(T, B, cell.hidden_size)))
+    options = {
+        "state": random_state(cell, params, (B,)) if with_state else None,
+        "mask": jnp.asarray(rng.random((T, B)) < 0.7) if flags else None,
+        "resets": jnp.asarray(rng.random((T, B)) < 0.3) if flags else None,
+        "dropout_masks": random_dropout(cell, (B,), F) if dropout else None,
+    }
+    return (params, jnp.asarray(rng.normal(size=(T, B, F))), cotangents), options
+
+
 def expected(cell, params, inputs, cotangents, *, state=None, dropout_masks=None, **options):
     """What the reference gives, in jaxseq's shapes: (final, outputs), gradients by (params, inputs, state)."""
     inner, learned = wrapped(cell), isinstance(cell, jaxseq.LearnedState)

@@ -170,6 +170,7 @@ FUNCTIONS = {
             cell=NO_CELLS,
             inputs_shape=[(), (3,), 3, "ab", None, (4, -1, 2), (4.5, 2), (NAN, 2), (HUGE, 2), (True, 2)],
             dropout=NO_FLAGS,
+            recurrent_dropout=NO_FLAGS,
             gradient=NO_FLAGS,
             implementation=["x", 3],
         ),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxseq
-from tests.examples import CELLS, B, F, T, assert_close, random_dropout, random_params, random_state
+from tests.examples import CELLS, F, T, assert_close, situation
 
 pytestmark = pytest.mark.usefixtures("strict_promotion", "x64")
 TOLERANCE = 1e-12
@@ -67,22 +67,13 @@ class Scaled(Rounding):
         return state, state
 
 
-def options_of(cell: Any, params: Any) -> dict[str, Any]:
-    return {
-        "state": random_state(cell, params, (B,)),
-        "mask": jnp.asarray(RNG.random((T, B)) < 0.7),
-        "resets": jnp.asarray(RNG.random((T, B)) < 0.3),
-        "dropout_masks": random_dropout(cell, (B,), F),
-    }
-
-
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("implementation", ["hoisted", "deferred"])
 @pytest.mark.parametrize("name", CELLS)
 def test_forward_alone_gives_what_is_differentiated_gives(name, implementation, reverse):
     cell = CELLS[name]
-    params, inputs = random_params(cell, F), jnp.asarray(RNG.normal(size=(T, B, F)))
-    run = functools.partial(jaxseq.scan, cell, reverse=reverse, **options_of(cell, params))
+    (params, inputs, _), options = situation(cell, dropout=True)
+    run = functools.partial(jaxseq.scan, cell, reverse=reverse, **options)
     alone = functools.partial(run, implementation=implementation)
     expected = jax.jit(functools.partial(run, implementation="scan"))(params, inputs)
     assert_close(jax.jit(alone)(params, inputs), expected, TOLERANCE)

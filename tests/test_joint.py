@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.interpreters.partial_eval import dce_jaxpr
 
@@ -20,10 +19,9 @@ from tests.examples import (
     T,
     assert_close,
     expected,
-    random_dropout,
     random_params,
-    random_state,
     run_and_back,
+    situation,
 )
 from tests.test_compilation import RECURRENT_PRODUCTS, count_dots, loop_bodies
 
@@ -34,25 +32,6 @@ every_cell = pytest.mark.parametrize("name", JOINING)
 joint = functools.partial(jaxseq.scan, implementation="joint")
 
 
-def situation(cell, dropout):
-    rng = np.random.default_rng(3)
-    params, inputs = random_params(cell, F), jnp.asarray(rng.normal(size=(T, B, F)))
-    cotangents = random_state(cell, params, (B,), seed=3), jnp.asarray(rng.normal(size=(T, B, cell.hidden_size)))
-    masks = random_dropout(cell, (B,), F)
-    options = {
-        "state": random_state(cell, params, (B,)),
-        "mask": jnp.asarray(rng.random((T, B)) < 0.7),
-        "resets": jnp.asarray(rng.random((T, B)) < 0.3),
-        "dropout_masks": {
-            "none": None,
-            "both": masks,
-            "input": masks._replace(recurrent=None),
-            "recurrent": masks._replace(input=None),
-        }[dropout],
-    }
-    return (params, inputs, cotangents), options
-
-
 def test_the_cells_that_add_what_they_multiply_say_so():
     assert {*CELLS} - {*JOINING} == {"gru_reset_after"}, "it multiplies a recurrent product before it adds"
 
@@ -61,8 +40,11 @@ def test_the_cells_that_add_what_they_multiply_say_so():
 @pytest.mark.parametrize("dropout", ["none", "both", "input", "recurrent"])
 @every_cell
 def test_values_and_gradients_are_the_references(name, dropout, reverse):
-    data, options = situation(CELLS[name], dropout)
+    data, options = situation(CELLS[name], dropout=dropout != "none")
     options["reverse"] = reverse
+    if dropout in ("input", "recurrent"):
+        other = {"input": "recurrent", "recurrent": "input"}[dropout]
+        options["dropout_masks"] = options["dropout_masks"]._replace(**{other: None})
     found = run_and_back(joint, CELLS[name], *data, **options)
     assert_close(found, expected(CELLS[name], *data, **options), TOLERANCE)
 
@@ -70,7 +52,7 @@ def test_values_and_gradients_are_the_references(name, dropout, reverse):
 @every_cell
 def test_segments_rows_of_a_vmap_and_no_step_at_all(name):
     cell = CELLS[name]
-    (params, inputs, _), _ = situation(cell, "none")
+    (params, inputs, _), _ = situation(cell)
     whole = jaxseq.scan(cell, params, inputs, implementation="scan")
     assert_close(joint(cell, params, inputs, remat=True), whole, TOLERANCE)
     assert_close(joint(cell, params, inputs, unroll=3), whole, TOLERANCE)
@@ -82,7 +64,7 @@ def test_segments_rows_of_a_vmap_and_no_step_at_all(name):
 @every_cell
 def test_forward_mode_and_second_derivatives(name):
     cell = CELLS[name]
-    (params, inputs, (_, weights)), options = situation(cell, "both")
+    (params, inputs, (_, weights)), options = situation(cell, dropout=True)
 
     def second(implementation):
         def loss(params, inputs):
@@ -100,7 +82,7 @@ def test_forward_mode_and_second_derivatives(name):
 @every_cell
 def test_half_as_many_products_in_each_step(name, dropout):
     cell = CELLS[name]
-    (params, inputs, _), options = situation(cell, "both" if dropout else "none")
+    (params, inputs, _), options = situation(cell, dropout=dropout)
     run = functools.partial(joint, cell, dropout_masks=options["dropout_masks"])
     products = sum(cell.summed_gates) if dropout else RECURRENT_PRODUCTS[name]  # with masks a product for each gate
     (body,) = loop_bodies(jax.make_jaxpr(run)(params, inputs).jaxpr)
@@ -138,12 +120,25 @@ class Renamed(jaxseq.LSTM):
 
 def test_a_class_derived_from_a_cell_speaks_for_its_own_step():
     cell = Normalized(5)
-    (params, inputs, _), options = situation(jaxseq.LSTM(5), "both")
+    (params, inputs, _), options = situation(jaxseq.LSTM(5), dropout=True)
     for dropout in (False, True):
-        assert jaxseq.explain(cell, inputs.shape, dropout=dropout).implementation == "scan"
-        assert jaxseq.explain(jaxseq.LearnedState(cell), inputs.shape, dropout=dropout).implementation == "scan"
-        assert jaxseq.explain(Renamed(5), inputs.shape, dropout=dropout).implementation == "joint"
-        assert jaxseq.explain(jaxseq.LearnedState(Renamed(5)), inputs.shape, dropout=dropout).implementation == "joint"
+        assert jaxseq.explain(cell, inputs.shape, dropout=dropout, recurrent_dropout=dropout).implementation == "scan"
+        assert (
+            jaxseq.explain(
+                jaxseq.LearnedState(cell), inputs.shape, dropout=dropout, recurrent_dropout=dropout
+            ).implementation
+            == "scan"
+        )
+        assert (
+            jaxseq.explain(Renamed(5), inputs.shape, dropout=dropout, recurrent_dropout=dropout).implementation
+            == "joint"
+        )
+        assert (
+            jaxseq.explain(
+                jaxseq.LearnedState(Renamed(5)), inputs.shape, dropout=dropout, recurrent_dropout=dropout
+            ).implementation
+            == "joint"
+        )
     plain = jaxseq.scan(cell, params, inputs, implementation="scan", **options)
     assert_close(jaxseq.scan(cell, params, inputs, **options), plain, TOLERANCE)
     assert float(jnp.abs(plain[1] - jaxseq.scan(jaxseq.LSTM(5), params, inputs, **options)[1]).max()) > 1e-3

@@ -23,6 +23,7 @@ from tests.examples import (
     random_params,
     random_state,
     run_and_back,
+    situation,
 )
 
 pytestmark = pytest.mark.usefixtures("strict_promotion", "x64")
@@ -78,19 +79,6 @@ IMPLEMENTATIONS = {
     "streaming": streaming,
 }
 SCAN = IMPLEMENTATIONS["scan"]
-
-
-def situation(cell, *, with_state=True, flags=True, dropout=False):
-    """(params, inputs, cotangents) and options; masks have holes, resets fall on masked steps too."""
-    rng, params = np.random.default_rng(5), random_params(cell, F)
-    cotangents = random_state(cell, params, (B,), seed=3), jnp.asarray(rng.normal(size=(T, B, cell.hidden_size)))
-    options = {
-        "state": random_state(cell, params, (B,)) if with_state else None,
-        "mask": jnp.asarray(rng.random((T, B)) < 0.7) if flags else None,
-        "resets": jnp.asarray(rng.random((T, B)) < 0.3) if flags else None,
-        "dropout_masks": random_dropout(cell, (B,), F) if dropout else None,
-    }
-    return (params, jnp.asarray(rng.normal(size=(T, B, F))), cotangents), options
 
 
 def check_against_reference(run, cell, data, options):
@@ -429,9 +417,11 @@ def test_what_explain_picks_on_a_cpu(hidden, shape, forward, gradient):
             for one, expected_one in ((False, forward), (True, gradient)):
                 found = jaxseq.explain(cell, shape, gradient=one)
                 assert found.implementation == (expected_one if joins else expected_one.replace("joint", "scan"))
-                with_dropout = jaxseq.explain(cell, shape, gradient=one, dropout=True)
-                loop = "joint" if joins else "scan"
-                assert with_dropout.implementation == ("deferred" if expected_one == "deferred" else loop)
+                for masks in ({"dropout"}, {"recurrent_dropout"}, {"dropout", "recurrent_dropout"}):
+                    found = jaxseq.explain(cell, shape, gradient=one, **dict.fromkeys(masks, True))
+                    loop = "joint" if joins and len(masks) == 2 else "scan"  # one mask alone has few products
+                    stays = {"deferred"} | ({"hoisted"} if "dropout" not in masks else set())
+                    assert found.implementation == (expected_one if expected_one in stays else loop)
 
 
 @both_directions
