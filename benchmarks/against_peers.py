@@ -56,7 +56,7 @@ SHAPES = {
         Shape(128, 500, 32, (32,), bidirectional=True),
         Shape(128, 240, 14, (32, 64)),
     ),
-    "grid": tuple(  # the cheapest first: a run that ends early has the most of it
+    "grid": tuple(  # the cheapest first
         sorted(
             (
                 Shape(batch, length, hidden, (hidden,))
@@ -135,26 +135,34 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     measuring.warm_up_compiler()
     found_peers = comparison.find(options.peers)
     names = [name for name, peer in found_peers.items() if "missing" not in peer]
-    works = [
-        Work(cell, option, *shape)
-        for shape in _shapes(options.shapes)
-        for cell in options.cells
-        for option in options.options
-    ]
-    started, cases = time.monotonic(), []
+    shapes, kinds = _shapes(options.shapes), list(itertools.product(options.cells, options.options))
+    works = rounds(shapes, kinds)
+    started, cases = time.monotonic(), {}
     for number, work in enumerate(works, 1):
         measuring.progress(f"{number}/{len(works)}: {work}")
         late = time.monotonic() - started > options.total
         case = record.case(work._asdict(), functools.partial(_measure_case, work, names, options, late))
         if "not_run" in case:
             measuring.progress(f"  not run: {case['not_run']}")
-        cases.append(case)
+        cases[work] = case
     return {
         "notes": comparison.NOTES,
         "peers": found_peers,
-        "cases": cases,
-        "failures": comparison.failures(cases),
+        "cases": [cases[Work(*kind, *shape)] for shape in shapes for kind in kinds],
+        "failures": comparison.failures(list(cases.values())),
     }
+
+
+def rounds(shapes: Sequence[Shape], kinds: Sequence[tuple[str, str]]) -> list[Work]:
+    """Every shape of every kind (cell, option), so that a run that ends early has something of each.
+
+    Each round takes every shape once, with the kinds in turn; a shape's kind moves on from round to round.
+    """
+    return [
+        Work(*kinds[(number + turn) % len(kinds)], *shape)
+        for turn in range(len(kinds))
+        for number, shape in enumerate(shapes)
+    ]
 
 
 def table(result: dict[str, Any]) -> str:
@@ -371,14 +379,14 @@ _QUANTITIES = (
 
 
 def _quantity_table(result: dict[str, Any], title: str, read: Any, unit: float) -> str:
-    """A quantity of every implementation: of the gradient, called on one device."""
+    """A quantity of every implementation: of the gradient on one device, called, or else inside the loop."""
     names = [name for name, peer in result["peers"].items() if "version" in peer and name != "pytorch"]
     rows = []
     for case in result["cases"]:
         found = {
-            name: read(implementation["gradient"]["one"])
+            name: read(places["one"])
             for name, implementation in case.get("implementations", {}).items()
-            if name in names and "gradient" in implementation
+            if name in names and (places := implementation.get("gradient") or implementation.get("loop"))
         }
         if found:
             plain = [f"{found['plain_scan'] / max(found[OURS], 1e-9):.2f}" if "plain_scan" in found else "–"]

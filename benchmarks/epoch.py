@@ -5,8 +5,8 @@ optimizer of experiments/; Keras 3 on JAX with the documents' code (`model.fit`,
 plain PyTorch loop over batches drawn from tensors in memory. All start from the same weights. Where nothing is drawn at
 random, ours and Keras' losses after the same unshuffled batches are compared before anything is timed.
 
-`fit` says nothing of a single epoch, so that ours is the time of 1 + N epochs less that of one, divided by N; the first
-epoch is the whole of a `fit` of one, compiling included. A peer's first epoch is its first; later ones follow in turns.
+Ours is the time between the lines that `fit` logs at the end of each epoch; each turn is a `fit` of its own, whose
+first epoch, which compiles, is told apart. A peer's first epoch is its first; later ones follow in turns.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import itertools
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ _TOLERANCE = 1e-3  # of a loss after some batches; RMSprop divides small gradien
 NOTES = {
     "seconds": "of one epoch after the first, validation included; median and quartiles over `repeats` turns of "
     "`epochs` epochs each, the implementations one after another",
-    "first_seconds": "of the first epoch, compiling included; jaxseq: the median of a `fit` of one epoch",
+    "first_seconds": "of the first epoch, compiling included; jaxseq: the median over the turns",
     "ratios": comparison.NOTES["ratios"],
     "loss": "mean training loss of the first epoch: same weights at the start, but each shuffles for itself",
     "agreement": "losses after the same unshuffled batches from the same weights: ours and Keras' must be equal within "
@@ -230,26 +230,17 @@ def _time_epochs(
         for name in order:
             measuring.progress(f"{experiment.name}: turn {turn + 1} of {options.repeats}, {PEERS[name].title}")
             if name == OURS:
-                seconds, first, result = ours.seconds_per_epoch(
-                    experiment.train, experiment.validation, epochs=options.epochs
-                )
+                (first, *seconds), result = ours.fit(experiment.train, experiment.validation, epochs=1 + options.epochs)
                 firsts.append(first)
                 found[OURS]["loss"] = result.history[0]["loss"][0]
             else:
-                seconds = _seconds(theirs[name].epoch, options.epochs)
-            samples[name].append(seconds)
+                seconds = [measuring.seconds_per_call(theirs[name].epoch, 1) for _ in range(options.epochs)]
+            samples[name] += seconds
     found[OURS]["first_seconds"] = float(np.median(firsts))
     for name, measured in samples.items():
         found[name]["seconds"] = measuring.timing(measured, 1)._asdict()
     ratios = {name: comparison.ratio(found[OURS]["seconds"], found[name]["seconds"])._asdict() for name in theirs}
     return {"epochs": found, "ratios": ratios}
-
-
-def _seconds(run: Callable[[], Any], times: int) -> float:
-    start = time.perf_counter()
-    for _ in range(times):
-        run()
-    return (time.perf_counter() - start) / times
 
 
 def _time_seeds(experiment: Experiment, ours: Fit, options: argparse.Namespace) -> dict[str, Any]:
@@ -263,8 +254,8 @@ def _time_seeds(experiment: Experiment, ours: Fit, options: argparse.Namespace) 
         if number > 1 and index % options.repeats != turn:
             continue
         measuring.progress(f"{experiment.name}: turn {turn + 1} of {options.repeats}, {number} seeds")
-        seconds, _, _ = ours.seconds_per_epoch(train, None, epochs=options.epochs, seeds=number)
-        samples[number].append(seconds)
+        (_, *seconds), _ = ours.fit(train, None, epochs=1 + options.epochs, seeds=number)
+        samples[number] += seconds
     timings = {number: measuring.timing(measured, 1) for number, measured in samples.items()}
     return {
         str(number): {"seconds": timing._asdict(), "over_one": timing.median / timings[1].median}

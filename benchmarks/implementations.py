@@ -1,9 +1,9 @@
 """Which implementation is fastest, at which B, F and H, and does the engine pick it?
 
-One recurrent layer by the plain scan, with the input product and the recurrent one in one ("joint", of the cells that
-have it), with the input product before the loop ("hoisted"), and with the weights' gradients after it too ("deferred"):
-forward, and forward and backward with respect to parameters and inputs, over a grid of shapes. The engine's choices
-(`jaxseq.explain`) are set from the result.
+One recurrent layer, plain or with input and recurrent dropout, by the plain scan, with the input product and the
+recurrent one in one ("joint", of the cells that have it), with the input product before the loop ("hoisted"), and with
+the weights' gradients after it too ("deferred"): forward, and forward and backward with respect to parameters and
+inputs, over a grid of shapes. The engine's choices (`jaxseq.explain`) are set from the result.
 """
 
 import argparse
@@ -15,19 +15,30 @@ from pathlib import Path
 from typing import Any
 
 import jaxseq
-from benchmarks import arguments, measuring
+from benchmarks import arguments, measuring, peers
+from benchmarks.peers.work import RATE
 from benchmarks.record import Record
 from experiments.arguments import positive
 from jaxseq.cells.products import summed_gates
 
 IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred")
-SETTINGS = ("cells", "length", "batches", "features", "hidden", "repeats", "seconds", "devices")
-SMOKE = {"cells": ("gru",), "length": 3, "batches": (2,), "features": (3,), "hidden": (2, 4), "repeats": 2}
+OPTIONS = tuple(option for option in peers.OPTIONS if option != "lengths")  # these cost all implementations the same
+SETTINGS = ("cells", "options", "length", "batches", "features", "hidden", "repeats", "seconds", "devices")
+SMOKE = {
+    "cells": ("gru",),
+    "options": ("dropout",),
+    "length": 3,
+    "batches": (2,),
+    "features": (3,),
+    "hidden": (2, 4),
+    "repeats": 2,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
     arguments.add_some_of(parser, "cells", measuring.CELLS, default=("lstm", "gru"))
+    arguments.add_some_of(parser, "options", OPTIONS)
     parser.add_argument("--length", type=positive, default=100, metavar="T", help="default: %(default)s")
     for name, letter, default in (
         ("batches", "B", (1, 8, 32, 128)),
@@ -54,29 +65,32 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     """Measures every implementation at every shape.
 
     Returns:
-      {"notes", "cases"}: a case has its cell, batch, features and hidden, and for "forward" and "gradient" the
+      {"notes", "cases"}: a case has its cell, option, batch, features and hidden, and for "forward" and "gradient" the
       measurements by name, what `jaxseq.explain` picks (`chosen`), and what is surely the fastest (`fastest`): None
       where the quartiles of two overlap.
     """
-    grid = list(itertools.product(options.cells, options.batches, options.features, options.hidden))
+    grid = list(itertools.product(options.options, options.cells, options.batches, options.features, options.hidden))
     cases = []
     measuring.warm_up_compiler()
-    for number, (name, batch, features, hidden) in enumerate(grid, 1):
-        measuring.progress(f"{number}/{len(grid)}: {name}, B {batch}, F {features}, H {hidden}")
-        work = {"cell": name, "batch": batch, "features": features, "hidden": hidden}
-        cases.append(record.case(work, functools.partial(_measure_shape, **work, options=options)))
+    for number, (option, name, batch, features, hidden) in enumerate(grid, 1):
+        measuring.progress(f"{number}/{len(grid)}: {name}, {option}, B {batch}, F {features}, H {hidden}")
+        work = {"cell": name, "option": option, "batch": batch, "features": features, "hidden": hidden}
+        case = record.case(work, functools.partial(_measure_shape, **work, options=options))
+        for measured in measuring.PASSES:  # asked now, of cases that an earlier run measured too
+            case[measured]["chosen"] = _chosen(options.length, **work, measured=measured)
+        cases.append(case)
     return {"notes": measuring.NOTES, "cases": cases}
 
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown: a row a shape, and how the engine's choice fares."""
-    header = ["cell", "B", "F", "H"]
+    header = ["cell", "option", "B", "F", "H"]
     for measured in measuring.PASSES:
         header += [f"{measuring.PASS_TITLES[measured]}: {name}, ms" for name in IMPLEMENTATIONS]
         header += ["surely fastest", "chosen"]
     rows = []
     for case in result["cases"]:
-        row = [case["cell"], *(str(case[name]) for name in ("batch", "features", "hidden"))]
+        row = [case["cell"], case["option"], *(str(case[name]) for name in ("batch", "features", "hidden"))]
         for measured in measuring.PASSES:
             found = case[measured]
             row += [
@@ -90,7 +104,11 @@ def table(result: dict[str, Any]) -> str:
         "",
         measuring.markdown_table(header, rows),
         "",
-        *(_summary(result["cases"], measured) for measured in measuring.PASSES),
+        *(
+            _summary([case for case in result["cases"] if case["option"] == option], option, measured)
+            for option in result["settings"]["options"]
+            for measured in measuring.PASSES
+        ),
     ]
     return "\n".join(lines)
 
@@ -101,13 +119,16 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     settings, about = result["settings"], result["environment"]
     panels = list(itertools.product(settings["cells"], settings["batches"]))
-    picture = figure.Figure(figsize=(max(8, 2.6 * len(panels)), 6.5), layout="constrained")
-    axes = picture.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
+    rows = list(itertools.product(settings["options"], measuring.PASSES))
+    size = (max(8, 2.6 * len(panels)), 1 + 2.75 * len(rows))
+    picture = figure.Figure(figsize=size, layout="constrained")
+    axes = picture.subplots(len(rows), len(panels), sharex=True, sharey=True, squeeze=False)
     markers = dict(zip(settings["features"], itertools.cycle("os^vDP"), strict=False))
     styles: dict[str, tuple[str, Any]] = {"joint": ("C2", ":"), "hoisted": ("C0", "--"), "deferred": ("C1", "-")}
-    for row, measured in zip(axes, measuring.PASSES, strict=True):
+    for row, (option, measured) in zip(axes, rows, strict=True):
         for axis, (cell, batch) in zip(row, panels, strict=True):
-            cases = [case for case in result["cases"] if (case["cell"], case["batch"]) == (cell, batch)]
+            kind = (cell, option, batch)
+            cases = [case for case in result["cases"] if (case["cell"], case["option"], case["batch"]) == kind]
             for features, marker in markers.items():
                 for name, (color, style) in styles.items():
                     ratios = {
@@ -123,7 +144,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
             axis.set_xticks(settings["hidden"], [str(hidden) for hidden in settings["hidden"]])
             axis.set_xticks([], minor=True)
             axis.grid(alpha=0.25, which="both")
-        row[0].set_ylabel(f"{measuring.PASS_TITLES[measured]}\ntimes as fast as the plain scan")
+        row[0].set_ylabel(f"{option}, {measuring.PASS_TITLES[measured]}\ntimes as fast as the plain scan")
     for axis in axes[-1]:
         axis.set_xlabel("H")
     keys = [lines.Line2D([], [], color=color, linestyle=style, label=name) for name, (color, style) in styles.items()]
@@ -139,16 +160,18 @@ def plot(result: dict[str, Any], path: Path) -> None:
     picture.savefig(path, dpi=110)
 
 
-def _measure_shape(cell: str, batch: int, features: int, hidden: int, options: argparse.Namespace) -> dict[str, Any]:
+def _measure_shape(
+    cell: str, option: str, batch: int, features: int, hidden: int, options: argparse.Namespace
+) -> dict[str, Any]:
     """Measures every implementation of one layer: compiles, checks, then times them side by side."""
-    layer_cell = measuring.CELLS[cell](hidden)
-    layer = measuring.random_layer(layer_cell, options.length, batch, features, devices=options.devices)
+    layer_cell, drops = measuring.CELLS[cell](hidden), option == "dropout"
+    sizes = (options.length, batch, features)
+    layer = measuring.random_layer(layer_cell, *sizes, devices=options.devices, dropout=RATE if drops else 0.0)
     names = [name for name in IMPLEMENTATIONS if name != "joint" or summed_gates(layer_cell)]
     runs: dict[tuple[str, str], Callable[[], Any]] = {}
     found: dict[str, Any] = {}
     for measured in measuring.PASSES:
-        choice = jaxseq.explain(layer_cell, layer.inputs.shape, gradient=measured == "gradient")
-        found[measured] = {"chosen": choice.implementation}
+        found[measured] = {}
         reference = None
         for name in names:
             function = measuring.layer_function(layer_cell, measured, implementation=name)
@@ -170,6 +193,19 @@ def _measure_shape(cell: str, batch: int, features: int, hidden: int, options: a
     return measuring.rounded(found)
 
 
+def _chosen(length: int, cell: str, option: str, batch: int, features: int, hidden: int, measured: str) -> str:
+    """What the engine takes for a shape."""
+    drops = option == "dropout"
+    choice = jaxseq.explain(
+        measuring.CELLS[cell](hidden),
+        (length, batch, features),
+        dropout=drops,
+        recurrent_dropout=drops,
+        gradient=measured == "gradient",
+    )
+    return choice.implementation
+
+
 def _surely_fastest(timings: dict[str, measuring.Timing]) -> str | None:
     first = min(timings, key=lambda name: timings[name].upper_quartile)
     others = (timing.lower_quartile for name, timing in timings.items() if name != first)
@@ -180,7 +216,7 @@ def _median(case: dict[str, Any], measured: str, name: str) -> float:
     return case[measured][name]["seconds"]["median"]
 
 
-def _summary(cases: list[dict[str, Any]], measured: str) -> str:
+def _summary(cases: list[dict[str, Any]], option: str, measured: str) -> str:
     """How much is lost to the fastest, and gained over the plain scan, by what the engine picks."""
     lost = [
         _median(case, measured, case[measured]["chosen"])
@@ -190,8 +226,8 @@ def _summary(cases: list[dict[str, Any]], measured: str) -> str:
     gained = [_median(case, measured, "scan") / _median(case, measured, case[measured]["chosen"]) for case in cases]
     beaten = sum(case[measured]["fastest"] not in (None, case[measured]["chosen"]) for case in cases)
     return (
-        f"- {measuring.PASS_TITLES[measured]}, {len(cases)} shapes: another is surely faster than the chosen one at "
-        f"{beaten}; the chosen one takes {statistics.fmean(lost):.2f} times the fastest's time in the mean, "
+        f"- {option}, {measuring.PASS_TITLES[measured]}, {len(cases)} shapes: another is surely faster than the chosen "
+        f"one at {beaten}; the chosen one takes {statistics.fmean(lost):.2f} times the fastest's time in the mean, "
         f"{max(lost):.2f} at most; the plain scan takes {min(gained):.2f} to {max(gained):.2f} times the chosen one's, "
         f"{statistics.fmean(gained):.2f} in the mean."
     )

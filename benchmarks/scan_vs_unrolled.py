@@ -49,6 +49,7 @@ _RUNG = 3  # where that is not enough, a program of so many times the copies is 
 _PROBE = 10  # copies compiled first, where nothing shorter was asked for
 _FEW_COPIES = 31  # compiled without a prediction: unroll 16 makes no more
 _MARKERS = "os^vDPX<>*ph"
+_COLORS = (*(f"C{number}" for number in range(10)), "black", "0.6")
 
 _CompileTimes = defaultdict[tuple[Case, str], dict[int, float]]  # seconds by copies of the step
 
@@ -134,7 +135,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         for axis, (quantity, title) in zip(row, panels, strict=True):
             for number, one in enumerate(CASES):
                 cases = [case for case in result["cases"] if case["label"] == one.label]
-                _draw_line(axis, cases, measured, quantity, color=f"C{number}", marker=_MARKERS[number])
+                _draw_line(axis, cases, measured, quantity, color=_COLORS[number], marker=_MARKERS[number])
             axis.set(xscale="log", yscale="log", title=f"{title}, {measuring.PASS_TITLES[measured]}")
             axis.grid(alpha=0.25, which="both")
             axis.set_xticks(settings["lengths"], [str(length) for length in settings["lengths"]])
@@ -144,7 +145,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("T, steps")
     handles = [
-        Line2D([], [], color=f"C{number}", marker=_MARKERS[number], label=one.label) for number, one in enumerate(CASES)
+        Line2D([], [], color=_COLORS[number], marker=_MARKERS[number], label=one.label) for number, one in enumerate(CASES)
     ]
     handles += [
         Line2D(

@@ -4,6 +4,7 @@ Three classes with one face: `parameters`, how many are trained; `losses(batches
 of the peers, `cannot(experiment)`, `note` and `epoch()`.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -90,32 +91,23 @@ class Fit:
 
     def fit(
         self, train: jaxseq.Examples, validation: jaxseq.Examples | None, *, epochs: int, seeds: int = 1
-    ) -> tuple[float, jaxseq.Fit]:
-        """Trains from the experiment's weights: (seconds, what came out)."""
+    ) -> tuple[list[float], jaxseq.Fit]:
+        """Trains from the experiment's weights: (seconds of each epoch, compiling in the first; what came out)."""
         variant = self.experiment.variant
-        start = time.perf_counter()
-        result = jaxseq.fit(
-            variant.task,
-            train,
-            validation,
-            optimizer=variant.optimizer,
-            epochs=epochs,
-            batch_size=variant.batch_size,
-            seeds=seeds,
-            pretrained=lambda _: self.experiment.params,
-            devices=self.devices,
-            progress=False,
-        )
-        jax.block_until_ready(result.state)
-        return time.perf_counter() - start, result
-
-    def seconds_per_epoch(
-        self, train: jaxseq.Examples, validation: jaxseq.Examples | None, *, epochs: int, seeds: int = 1
-    ) -> tuple[float, float, jaxseq.Fit]:
-        """Trains one epoch, then one and so many more: (seconds of one of these, of the one, the longer fit)."""
-        first, _ = self.fit(train, validation, epochs=1, seeds=seeds)
-        whole, result = self.fit(train, validation, epochs=1 + epochs, seeds=seeds)
-        return (whole - first) / epochs, first, result
+        with _Epochs() as clock:
+            result = jaxseq.fit(
+                variant.task,
+                train,
+                validation,
+                optimizer=variant.optimizer,
+                epochs=epochs,
+                batch_size=variant.batch_size,
+                seeds=seeds,
+                pretrained=lambda _: self.experiment.params,
+                devices=self.devices,
+                progress=False,
+            )
+        return clock.seconds(epochs), result
 
     def losses(self, batches: int) -> dict[str, float]:
         """Mean training loss over the first batches, and the validation's after them."""
@@ -123,6 +115,36 @@ class Fit:
         train, validation = (experiment.first(part, batches) for part in (experiment.train, experiment.validation))
         _, result = self.fit(train, validation, epochs=1)
         return {name: result.history[0][name][0] for name in ("loss", "val_loss")}
+
+
+class _Epochs(logging.Handler):
+    """Notes when epochs end: `fit` logs a line then, whatever the number of seeds, its figures on the host already."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._logger = logging.getLogger("jaxseq")
+        self._times: list[float] = []
+
+    def __enter__(self) -> "_Epochs":
+        self._level = self._logger.level
+        self._logger.setLevel(logging.INFO)
+        self._logger.addHandler(self)
+        self._times.append(time.perf_counter())
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._logger.removeHandler(self)
+        self._logger.setLevel(self._level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Notes the time of a line that tells of an epoch's end."""
+        if record.getMessage().partition(": ")[2].startswith(f"epoch {len(self._times)} of "):
+            self._times.append(time.perf_counter())
+
+    def seconds(self, epochs: int) -> list[float]:
+        """What each of so many epochs took; of the first, from the beginning."""
+        assert len(self._times) == epochs + 1, f"a line for each of {epochs} epochs, got {len(self._times) - 1}"
+        return np.diff(self._times).tolist()
 
 
 class Keras:

@@ -14,10 +14,9 @@ from jaxseq.cells.products import summed_gates
 
 Implementation = Literal["scan", "joint", "hoisted", "deferred", "unrolled", "fused"]
 IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred", "unrolled", "fused")
-_FEW = 16  # B up to which, and H / B from which, deferring was measured to pay on a CPU
-_LARGE = 64  # H from which it does
-_SMALL = 64  # F + H up to which one product of both was measured to pay on a CPU
-_WIDE = 12  # F / H or F / B from which hoisting was measured to pay on a CPU
+_WIDE = 12  # F / H or F / B from which one product of all inputs, before the loop, was measured to pay on a CPU
+_HIDDEN = 64  # H from which deferring pays for more than a few sequences
+_FEW, _SOME = 8, 16  # B up to which it pays for any H, and for a large one
 
 
 class Choice(NamedTuple):
@@ -25,6 +24,18 @@ class Choice(NamedTuple):
 
     implementation: Implementation
     reason: str
+
+
+_ACCELERATOR = Choice("hoisted", "on an accelerator one large product beats T small ones and their launches")
+_EMPTY = Choice("scan", "there are no features, sequences or units")
+_SCAN = Choice("scan", "on a CPU the input product stays in the cache inside the loop")
+_HOISTED = Choice(
+    "hoisted", "on a CPU one product of all inputs pays where F is large against H and B, or all is small"
+)
+_DEFERRED = Choice("deferred", "on a CPU weight gradients wait for one product where B is small against F + H")
+_JOINT = Choice("joint", "on a CPU one product of [x, h] inside the loop beats two where they are small")
+_JOINT_MASKED = Choice("joint", "on a CPU one product a gate, of [x, h] with both masks, beats two inside the loop")
+_SCAN_MASKED = Choice("scan", "on a CPU products with a mask for each gate stay in the cache inside the loop")
 
 
 def choose(
@@ -50,8 +61,10 @@ def choose(
     """
     sums = summed_gates(cell)
     if implementation is None:
-        joins = sums is not None and dropout == recurrent_dropout  # where one has masks, the other is one product
-        return _fastest(platform(), shape, cell.hidden_size, joins, dropout, gradient)
+        masked = dropout or recurrent_dropout
+        # Where one of the two has masks the other is a single product, and a joint one would be several.
+        products = len(sums) if sums is not None and dropout == recurrent_dropout else 0
+        return _fastest(platform(), shape, cell.hidden_size, products, masked, gradient)
     arguments.one_of("implementation", implementation, IMPLEMENTATIONS, f"None or one of {IMPLEMENTATIONS}")
     if implementation == "joint" and sums is None:
         raise ValueError(
@@ -71,30 +84,64 @@ def platform() -> str:
 
 @functools.cache
 def _fastest(
-    platform: str, shape: tuple[int, ...], hidden_size: int, joins: bool, dropout: bool, gradient: bool
+    platform: str, shape: tuple[int, ...], hidden_size: int, joint_products: int, masked: bool, gradient: bool
 ) -> Choice:
-    """The implementation that was measured fastest.
+    """The implementation that was measured fastest; `joint_products`: of a step that joins them, else 0.
 
-    On a CPU: deferring saves the reading and writing of the weights' gradients, (F + H) · G · H numbers, at every
-    step, and costs a pass over those of the gates, B · G · H; hoisting costs a pass over all drives, and wins
-    where inputs are so much wider that reading them together saves more; a joint product costs a copy of x and h. Of
-    one sequence [T, F] nobody knows how many a `vmap` runs beside it: it is never taken for a small batch.
+    Of one sequence [T, F] nobody knows how many a `vmap` runs beside it: it is taken for one of a large batch.
     """
     if platform != "cpu":
-        return Choice("hoisted", "on an accelerator one large product beats T small ones and their launches")
+        return _ACCELERATOR
     features, batch = shape[-1], math.prod(shape[1:-1]) if len(shape) > 2 else math.inf
-    if gradient and 0 < batch <= _FEW and hidden_size >= max(_FEW * batch, _LARGE):
-        return Choice(
-            "deferred",
-            f"on a CPU weight gradients wait for one product where B is {_FEW} at most and H {_FEW} times B, or "
-            f"{_LARGE}, and more",
-        )
-    if features >= _WIDE * min(hidden_size, batch) > 0 and not dropout:
-        return Choice("hoisted", f"on a CPU one large product pays where F is {_WIDE} times H, or B, and more")
-    if joins and dropout:
-        return Choice("joint", "on a CPU one product a gate, of [x, h] with both masks, beats two inside the loop")
-    if joins and gradient and features + hidden_size <= _SMALL:
-        return Choice(
-            "joint", f"on a CPU one product of [x, h] inside the loop beats two where F + H is {_SMALL} at most"
-        )
-    return Choice("scan", "on a CPU the input product stays in the cache inside the loop")
+    if not features or not batch or not hidden_size:
+        return _EMPTY
+    on_a_cpu = _differentiated_on_a_cpu if gradient else _forward_on_a_cpu
+    return on_a_cpu(features, batch, hidden_size, joint_products, masked)
+
+
+def _forward_on_a_cpu(features: int, batch: float, hidden: int, joint_products: int, masked: bool) -> Choice:
+    """A joint product halves the calls of small products; hoisting reads the input weights once, and costs drives."""
+    if masked and _is_wide(features, batch, hidden):
+        return _HOISTED
+    if masked:
+        return _JOINT_MASKED if joint_products and features + hidden <= 128 else _SCAN_MASKED
+    if _is_small(features, batch, hidden):
+        return _JOINT if joint_products else _HOISTED
+    times = features / min(hidden, batch)
+    if times >= _WIDE or (times >= 4 and batch * hidden <= 4096):
+        return _HOISTED
+    return _SCAN
+
+
+def _differentiated_on_a_cpu(features: int, batch: float, hidden: int, joint_products: int, masked: bool) -> Choice:
+    """As forward; and deferring saves reading and writing (F + H) G H numbers of weights' gradients at every step.
+
+    It costs a pass over the gates' gradients, B G H.
+    """
+    if batch == 1 and 4 * features >= hidden:
+        return _HOISTED
+    if batch <= _FEW and hidden < _HIDDEN:
+        return _HOISTED if features >= _WIDE * batch else _DEFERRED
+    if _is_wide(features, batch, hidden):
+        return _HOISTED
+    if masked:
+        return _JOINT_MASKED if joint_products and features + hidden <= 128 else _SCAN_MASKED
+    if batch <= _SOME and hidden >= _HIDDEN:
+        return _DEFERRED
+    if features >= _WIDE * min(hidden, batch):
+        return _HOISTED
+    if batch <= 32 and hidden >= _HIDDEN and features + hidden >= 8 * batch and 2 * features >= hidden:
+        return _DEFERRED
+    if joint_products == 1 and features + hidden <= 64:
+        return _JOINT
+    return _HOISTED if _is_small(features, batch, hidden) else _SCAN
+
+
+def _is_wide(features: int, batch: float, hidden: int) -> bool:
+    """Whether hoisting paid, with masks too, for a gradient too: of 64 sequences it does not on several devices."""
+    return batch <= 32 and features >= 4 * max(hidden, batch)
+
+
+def _is_small(features: int, batch: float, hidden: int) -> bool:
+    """Whether a step's calls cost more than its products, and its drives nothing."""
+    return features + hidden <= 64 and batch * hidden <= 512

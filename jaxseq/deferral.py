@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.cells.products import product, products_through
+from jaxseq.invariants import with_weights_cut
 from jaxseq.residuals import economical
 from jaxseq.step_products import Body, StepProduct, find_constant, find_products
 
@@ -55,8 +56,8 @@ def _scan_jvp(body: Body, reverse: bool, unroll: int, primals: Any, tangents: An
         return list(itertools.compress(find_products(body, constants, state, first), is_deferred))
 
     def run(constants: Any, state: Any, steps: Any, taps: Any) -> tuple[Any, Any]:
-        @economical
-        def tapped(state: Any, step_and_taps: Any) -> tuple[Any, Any]:
+        def tapped(known: Any, state: Any, step_and_taps: Any) -> tuple[Any, Any]:
+            constants, products = known
             step, taps = step_and_taps
             values, chosen, left = [], iter(is_deferred), iter(zip(products, taps, strict=True))
 
@@ -72,7 +73,9 @@ def _scan_jvp(body: Body, reverse: bool, unroll: int, primals: Any, tangents: An
                 state, output = body(constants, state, step)
             return state, (output, values)
 
-        state, (outputs, values) = jax.lax.scan(tapped, state, (steps, taps), reverse=reverse, unroll=unroll)
+        step = jax.tree.map(lambda leaf: leaf[0], (steps, taps))
+        one_step = economical(with_weights_cut(tapped, (constants, products), state, step))
+        state, (outputs, values) = jax.lax.scan(one_step, state, (steps, taps), reverse=reverse, unroll=unroll)
         return (state, outputs), values
 
     products, changes = jax.jvp(deferred, (constants,), (tangents[0],))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.cells.products import product, products_through
+from jaxseq.invariants import with_weights_cut
 from jaxseq.residuals import economical
 from jaxseq.step_products import Body, StepProduct, find_constant, find_products
 
@@ -52,8 +53,8 @@ def scan(
         for one, gates, end in zip(recurrent, summed_gates, ends, strict=True)
     ]
 
-    @economical
-    def joint(state: Any, step: Any) -> tuple[Any, Any]:
+    def joint(constants_and_joined: Any, state: Any, step: Any) -> tuple[Any, Any]:
+        constants, joined = constants_and_joined
         inputs, left = [], iter(joined)
 
         def multiply(value: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -66,7 +67,8 @@ def scan(
         with products_through(multiply):
             return body(constants, state, step)
 
-    return jax.lax.scan(joint, state, steps, reverse=reverse, unroll=unroll)
+    step = economical(with_weights_cut(joint, (constants, joined), state, first))
+    return jax.lax.scan(step, state, steps, reverse=reverse, unroll=unroll)
 
 
 def _join(

@@ -21,9 +21,11 @@ from jaxseq.cells import DropoutMasks
 from jaxseq.cells.products import summed_gates
 from jaxseq.choice import Choice, Implementation, choose, platform
 from jaxseq.forward import differentiated_as, join_gates, part_gates
+from jaxseq.invariants import with_weights_cut
 from jaxseq.residuals import economical, scan_in_segments
 
 _DEFERRED_STEPS = 32  # on a CPU: as fast as all at once, and what is stored for later products is of so many steps only
+_HOISTED_STEPS = range(32, 101)  # on a CPU: drives of more leave the cache before they are read; none left over is best
 MERGES = ("concatenate", "sum", "average", "multiply", None)
 
 
@@ -432,7 +434,11 @@ def _run(
                 reverse=reverse,
                 platform=platform(),
             )
-        body = economical(functools.partial(one_step, constants))
+        body = functools.partial(one_step, constants)
+        if length:
+            first = jax.tree.map(lambda leaf: leaf[0], steps)
+            body = with_weights_cut(one_step, constants, state, first)
+        body = economical(body)
         if implementation == "unrolled":
             return _python_loop(body, state, steps, reverse)
         return jax.lax.scan(body, state, steps, reverse=reverse, unroll=unroll)
@@ -441,6 +447,8 @@ def _run(
         run, size = jax.checkpoint(run, prevent_cse=False), math.isqrt(length - 1) + 1  # √T, rounded up
     elif implementation == "deferred" and platform() == "cpu":
         size = _DEFERRED_STEPS
+    elif implementation == "hoisted" and platform() == "cpu" and length > _HOISTED_STEPS[-1]:
+        size = next((size for size in reversed(_HOISTED_STEPS) if length % size == 0), _HOISTED_STEPS[-1])
     else:
         return run(state, steps)
     return scan_in_segments(run, state, steps, size=size, reverse=reverse)

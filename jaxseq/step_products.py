@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import Literal
 
 from jaxseq.cells.products import product, products_through
+from jaxseq.invariants import variables
 
 Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (constants, state, step) -> (state, output)
 
@@ -42,7 +44,7 @@ def find_constant(body: Body, constants: Any, state: Any, step: Any) -> list[boo
     jaxpr = closed.jaxpr
     changing = set(jaxpr.invars[len(jax.tree.leaves(constants)) :])
     for equation in jaxpr.eqns:
-        if changing.intersection(one for one in equation.invars if not hasattr(one, "val")):  # a literal has one
+        if not changing.isdisjoint(variables(equation.invars)):
             changing.update(equation.outvars)
-    same = iter([hasattr(one, "val") or one not in changing for one in jaxpr.outvars])
+    same = iter([isinstance(one, Literal) or one not in changing for one in jaxpr.outvars])
     return [all([next(same) for _ in jax.tree.leaves(one)]) for one in shapes]

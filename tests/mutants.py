@@ -42,6 +42,7 @@ TESTS = {  # the quickest to notice first
     "choice.py": ["test_joint.py", *_ENGINE],
     "deferral.py": ["test_deferral.py", *_ENGINE],
     "forward.py": ["test_forward.py", *_ENGINE],
+    "invariants.py": ["test_invariants.py", *_ENGINE],
     "joint.py": ["test_joint.py", *_ENGINE],
     "step_products.py": ["test_joint.py", *_ENGINE],
     "recurrence.py": _ENGINE,

@@ -191,6 +191,7 @@ def test_a_result_says_what_it_was_measured_on(scanned):
 def test_implementations_are_compared_at_every_shape(compared):
     result, out, _, directory = compared
     assert [case["hidden"] for case in result["cases"]] == list(implementations.SMOKE["hidden"])
+    assert {case["option"] for case in result["cases"]} == {"dropout"}
     for case in result["cases"]:
         for measured in measuring.PASSES:
             found = case[measured]

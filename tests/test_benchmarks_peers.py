@@ -265,6 +265,18 @@ def test_a_wrong_argument_is_one_line(arguments, words, capsys):
     assert all(word in printed.err for word in words)
 
 
+def test_a_run_that_ends_early_has_something_of_every_shape_and_kind():
+    shapes = against_peers._shapes(("documents",))
+    kinds = [(cell, option) for cell in measuring.CELLS for option in peers.OPTIONS]
+    works = against_peers.rounds(shapes, kinds)
+    assert set(works) == {Work(*kind, *shape) for shape in shapes for kind in kinds}
+    assert len(works) == len(shapes) * len(kinds)
+    for turn in range(len(kinds)):
+        begun = works[turn * len(shapes) : (turn + 1) * len(shapes)]
+        assert len({work.shape for work in begun}) == len(shapes)
+        assert len({(work.cell, work.option) for work in begun}) == len(shapes)
+
+
 def test_shapes_by_name_and_by_size():
     assert len(against_peers._shapes(("documents",))) == 6 and len(against_peers._shapes(("grid",))) == 27
     stack, both = against_peers._shapes(("128x240x14x32+64", "128x500x32x32x2"))

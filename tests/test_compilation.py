@@ -114,7 +114,7 @@ def test_deferred_takes_every_weight_gradient_after_the_loop_in_one_product(name
 @pytest.mark.parametrize("kind", [jaxseq.SimpleRNN, jaxseq.LSTM, jaxseq.GRU, MinimalGatedUnit])
 def test_forward_alone_and_what_is_differentiated_are_chosen_apart(kind):
     """A few sequences: hoisted forward, and weight gradients after the loop where there are any."""
-    cell, shape = kind(64), (T, 2, 24)
+    cell, shape = kind(64), (T, 2, 24)  # F is 12 B
     params, inputs = random_params(cell, 24, dtype="float32"), jnp.ones(shape)
 
     def program(implementation, differentiate):
@@ -236,7 +236,8 @@ def test_what_a_step_stores_for_the_backward_pass(name, dropout):
     masks = None
     if dropout and hasattr(cell, "gates"):
         masks = jaxseq.dropout_masks(jax.random.key(0), cell, F, (B,), dropout=dropout, recurrent_dropout=dropout)
-    _, backward = jax.vjp(functools.partial(jaxseq.scan, cell, dropout_masks=masks), params, inputs)
+    run = functools.partial(jaxseq.scan, cell, dropout_masks=masks, implementation="scan")
+    _, backward = jax.vjp(run, params, inputs)
     stored = [leaf for leaf in jax.tree.leaves(backward) if leaf.shape[:2] == (T, B)]
     assert sum(leaf.size for leaf in stored) == T * B * (STORED[name] * cell.hidden_size + F)
 

@@ -122,23 +122,12 @@ def test_a_class_derived_from_a_cell_speaks_for_its_own_step():
     cell = Normalized(5)
     (params, inputs, _), options = situation(jaxseq.LSTM(5), dropout=True)
     for dropout in (False, True):
-        assert jaxseq.explain(cell, inputs.shape, dropout=dropout, recurrent_dropout=dropout).implementation == "scan"
-        assert (
-            jaxseq.explain(
-                jaxseq.LearnedState(cell), inputs.shape, dropout=dropout, recurrent_dropout=dropout
-            ).implementation
-            == "scan"
+        explain = functools.partial(
+            jaxseq.explain, inputs_shape=(T, 128, F), dropout=dropout, recurrent_dropout=dropout
         )
-        assert (
-            jaxseq.explain(Renamed(5), inputs.shape, dropout=dropout, recurrent_dropout=dropout).implementation
-            == "joint"
-        )
-        assert (
-            jaxseq.explain(
-                jaxseq.LearnedState(Renamed(5)), inputs.shape, dropout=dropout, recurrent_dropout=dropout
-            ).implementation
-            == "joint"
-        )
+        for derived, wanted in ((cell, "scan"), (Renamed(5), "joint")):
+            assert explain(derived).implementation == wanted
+            assert explain(jaxseq.LearnedState(derived)).implementation == wanted
     plain = jaxseq.scan(cell, params, inputs, implementation="scan", **options)
     assert_close(jaxseq.scan(cell, params, inputs, **options), plain, TOLERANCE)
     assert float(jnp.abs(plain[1] - jaxseq.scan(jaxseq.LSTM(5), params, inputs, **options)[1]).max()) > 1e-3

@@ -388,45 +388,73 @@ def test_explain_says_what_scan_takes():
     assert choice.implementation in ("scan", "joint", "hoisted", "deferred") and choice.reason
 
 
-@pytest.mark.parametrize(
-    ("hidden", "shape", "forward", "gradient"),
-    [
-        (32, (T, 128, 383), "scan", "scan"),
-        (32, (T, 128, 384), "hoisted", "hoisted"),  # F is 12 H
-        (256, (T, 17, 203), "scan", "scan"),
-        (256, (T, 17, 204), "hoisted", "hoisted"),  # F is 12 B
-        (256, (T, 16, 14), "scan", "deferred"),  # H is 16 B
-        (255, (T, 16, 14), "scan", "scan"),
-        (512, (T, 17, 14), "scan", "scan"),
-        (64, (T, 1, 11), "scan", "deferred"),
-        (63, (T, 1, 11), "scan", "scan"),
-        (64, (T, 1, 12), "hoisted", "deferred"),
-        (64, (T, 2, 2, 47), "scan", "deferred"),  # every batch axis counts
-        (512, (T, 14), "scan", "scan"),  # how many sequences a vmap runs beside this one is unknown
-        (8, (T, 96), "hoisted", "hoisted"),
-        (64, (T, 0, 11), "scan", "scan"),
-        (32, (T, 128, 32), "scan", "joint"),  # F + H is 64
-        (32, (T, 128, 33), "scan", "scan"),
-        (32, (T, 32), "scan", "joint"),
-    ],
-)
-def test_what_explain_picks_on_a_cpu(hidden, shape, forward, gradient):
-    """The rules that benchmarks/results/implementations.json bears out; with dropout none is hoisted."""
+BY_ITSELF = [  # H, the inputs' shape, what an LSTM takes forward and differentiated, and what with both dropouts
+    (32, (T, 129, 383), "scan scan", "scan scan"),
+    (32, (T, 129, 384), "hoisted hoisted", "scan scan"),  # F is 12 H
+    (256, (T, 33, 395), "scan scan", "scan scan"),
+    (256, (T, 33, 396), "hoisted hoisted", "scan scan"),  # F is 12 B
+    (32, (T, 128, 127), "scan scan", "scan scan"),
+    (32, (T, 128, 128), "hoisted scan", "scan scan"),  # F is 4 H, B H 4096
+    (32, (T, 32, 127), "scan scan", "scan scan"),
+    (32, (T, 32, 128), "hoisted hoisted", "hoisted hoisted"),  # F is 4 B and 4 H, B 32
+    (32, (T, 33, 128), "hoisted scan", "scan scan"),
+    (32, (T, 16, 32), "joint joint", "joint joint"),  # F + H is 64, B H 512
+    (32, (T, 17, 32), "scan joint", "joint joint"),
+    (32, (T, 16, 33), "scan scan", "joint joint"),
+    (32, (T, 128, 96), "scan scan", "joint joint"),  # F + H is 128
+    (32, (T, 128, 97), "scan scan", "scan scan"),
+    (63, (T, 8, 14), "scan deferred", "joint deferred"),  # B is 8
+    (63, (T, 9, 14), "scan scan", "joint joint"),
+    (63, (T, 8, 95), "hoisted deferred", "scan deferred"),
+    (63, (T, 8, 96), "hoisted hoisted", "scan hoisted"),  # F is 12 B
+    (64, (T, 8, 96), "hoisted deferred", "scan scan"),  # H is 64
+    (64, (T, 16, 14), "scan deferred", "joint joint"),
+    (64, (T, 4, 4, 14), "scan deferred", "joint joint"),  # every batch axis counts
+    (64, (T, 17, 14), "scan scan", "joint joint"),
+    (64, (T, 1, 15), "hoisted deferred", "joint joint"),
+    (64, (T, 1, 16), "hoisted hoisted", "joint hoisted"),  # one sequence, H is 4 F
+    (128, (T, 32, 127), "scan scan", "scan scan"),
+    (128, (T, 32, 128), "hoisted deferred", "scan scan"),  # F + H is 8 B
+    (512, (T, 32, 255), "scan scan", "scan scan"),
+    (512, (T, 32, 256), "scan deferred", "scan scan"),  # H is 2 F
+    (512, (T, 14), "scan scan", "scan scan"),  # how many sequences a vmap runs beside this one is unknown
+    (8, (T, 96), "hoisted hoisted", "joint joint"),
+    (32, (T, 32), "scan joint", "joint joint"),
+    (64, (T, 0, 11), "scan scan", "scan scan"),
+]
+
+
+@pytest.mark.parametrize(("hidden", "shape", "plain", "masked"), BY_ITSELF)
+@pytest.mark.parametrize("gradient", [False, True], ids=["forward", "gradient"])
+def test_what_explain_picks_on_a_cpu(hidden, shape, plain, masked, gradient):
+    """The rules that benchmarks/results/implementations.json bears out."""
+    explain = functools.partial(jaxseq.explain, inputs_shape=shape, gradient=gradient)
+    lstm, other = jaxseq.LSTM(hidden), jaxseq.GRUResetAfter(hidden)  # which cannot be joined
+    small = shape == (T, 16, 32)
     with jax.default_device(jax.devices("cpu")[0]):
-        for cell, joins in ((jaxseq.LSTM(hidden), True), (jaxseq.GRUResetAfter(hidden), False)):
-            for one, expected_one in ((False, forward), (True, gradient)):
-                found = jaxseq.explain(cell, shape, gradient=one)
-                assert found.implementation == (expected_one if joins else expected_one.replace("joint", "scan"))
-                for masks in ({"dropout"}, {"recurrent_dropout"}, {"dropout", "recurrent_dropout"}):
-                    found = jaxseq.explain(cell, shape, gradient=one, **dict.fromkeys(masks, True))
-                    loop = "joint" if joins and len(masks) == 2 else "scan"  # one mask alone has few products
-                    stays = {"deferred"} | ({"hoisted"} if "dropout" not in masks else set())
-                    assert found.implementation == (expected_one if expected_one in stays else loop)
+        wanted = plain.split()[gradient]
+        assert explain(lstm).implementation == wanted
+        assert explain(other).implementation == wanted.replace("joint", "hoisted" if small else "scan")
+        wanted = masked.split()[gradient]
+        both = {"dropout": True, "recurrent_dropout": True}
+        assert explain(lstm, **both).implementation == wanted
+        assert explain(other, **both).implementation == wanted.replace("joint", "scan")
+        for one in both:  # a mask alone has few products
+            assert explain(lstm, **{one: True}).implementation == wanted.replace("joint", "scan")
+
+
+def test_two_recurrent_products_are_joined_forward_or_where_they_are_masked():
+    with jax.default_device(jax.devices("cpu")[0]):
+        explain = functools.partial(jaxseq.explain, jaxseq.GRU(32))
+        assert explain((T, 16, 32), gradient=False).implementation == "joint"
+        assert explain((T, 16, 32)).implementation == "hoisted"
+        assert explain((T, 17, 32)).implementation == "scan"
+        assert explain((T, 16, 32), dropout=True, recurrent_dropout=True).implementation == "joint"
 
 
 @both_directions
-@pytest.mark.parametrize("length", [64, 70])
-@pytest.mark.parametrize("which", ["deferred", "remat"])
+@pytest.mark.parametrize("length", [64, 70, 101, 120])
+@pytest.mark.parametrize("which", ["deferred", "hoisted", "remat"])
 def test_segments_are_the_whole(which, length, reverse):
     cell, rng = CELLS["gru"], np.random.default_rng(0)
     params, inputs = random_params(cell, F), jnp.asarray(rng.normal(size=(length, B, F)))

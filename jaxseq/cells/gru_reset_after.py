@@ -76,8 +76,9 @@ class GRUResetAfter:
         return GRUState(jnp.zeros((*batch_shape, self.hidden_size), params.bias_input.dtype))
 
     def project(self, params: GRUResetAfterParams, inputs: jax.Array, masks: DropoutMasks | None) -> jax.Array:
-        """x W + b: float [..., F] to float [..., 3H]."""
-        return gate_product(inputs, params.w_input, masks and masks.input) + params.bias_input
+        """x W + b, and c of the gates, which no reset scales: float [..., F] to float [..., 3H]."""
+        of_gates = params.bias_hidden.at[2 * self.hidden_size :].set(0)  # here, where a bias is added anyway
+        return gate_product(inputs, params.w_input, masks and masks.input) + (params.bias_input + of_gates)
 
     def step(
         self, params: GRUResetAfterParams, state: GRUState, drive: jax.Array, masks: DropoutMasks | None
@@ -98,9 +99,9 @@ class GRUResetAfter:
         hidden = state.hidden
         recurrent = gate_product(hidden, params.w_hidden, masks and masks.recurrent, name="state.hidden")
         r_x, z_x, n_x = jnp.split(drive, 3, axis=-1)
-        r_h, z_h, n_h = jnp.split(recurrent + params.bias_hidden, 3, axis=-1)
+        r_h, z_h, n_h = jnp.split(recurrent, 3, axis=-1)
         gate = activation(self.gate_activation)
         r, z = gate(r_x + r_h), gate(z_x + z_h)  # not one gate of both side by side, slower (CHANGELOG.md)
-        n = activation(self.activation)(n_x + r * n_h)
+        n = activation(self.activation)(n_x + r * (n_h + params.bias_hidden[2 * self.hidden_size :]))
         hidden = z * hidden + (1 - z) * n
         return GRUState(hidden), hidden

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 from jaxseq import residuals
 from jaxseq.fused.tiles import BATCH, CannotFuse, Layout, assemble, evaluate, full, lay_out, wide
+from jaxseq.invariants import leading_to, variables
 
 Shape = tuple[int, ...]
 
@@ -84,13 +85,13 @@ def separate(
 
     known, early = {*loop.jaxpr.constvars, *loop.jaxpr.invars[:count]}, []
     for place, equation in enumerate(loop.jaxpr.eqns):
-        read = _variables(equation.invars)
+        read = variables(equation.invars)
         if known.issuperset(read) and (read or not _with_batch(equation.outvars)):
             known.update(equation.outvars)
             early.append(place)
     late = [equation for place, equation in enumerate(loop.jaxpr.eqns) if place not in early]
     read = [atom for equation in late for atom in equation.invars] + list(loop.jaxpr.outvars)
-    constants = list(dict.fromkeys(variable for variable in _variables(read) if variable in known))
+    constants = list(dict.fromkeys(variable for variable in variables(read) if variable in known))
     before = here.jaxpr.replace(
         invars=here.jaxpr.invars[:count],
         outvars=[twin[constant] for constant in constants],
@@ -151,7 +152,7 @@ class Plan:
         sums, factors, gradients = _sums_over_batch(joint, [gradient[place] for place in shared])
         carried = [gradient[place] for place in (*range(first, end), *own)]
         results = [*joint.outvars[: len(self.results)], *carried, *(gradient[place] for place in of_step), *factors]
-        tiled = self._on_tiles(joint.replace(outvars=results, eqns=_leading_to(joint.eqns, results)[0]))
+        tiled = self._on_tiles(joint.replace(outvars=results, eqns=leading_to(joint.eqns, results)[0]))
 
         by_result = self._by_array(tiled.outvars, [atom.aval.shape for atom in results])
         ends = [len(self.results), len(self.results) + len(carried), len(results) - len(factors)]
@@ -266,29 +267,13 @@ def _flat(arrays: Iterable[tuple[Any, ...]]) -> list[Any]:
     return [tile for tiles in arrays for tile in tiles]
 
 
-def _variables(atoms: Iterable[Any]) -> list[Any]:
-    return [atom for atom in atoms if not isinstance(atom, Literal)]
-
-
 def _which(arrays: Sequence[tuple[Any, ...]], read: set[Any]) -> list[bool]:
     return [not read.isdisjoint(tiles) for tiles in arrays]
 
 
-def _leading_to(
-    equations: Sequence[Any], results: Iterable[Any], given: Iterable[Any] = ()
-) -> tuple[list[Any], set[Any]]:
-    """The equations that make the results from what is given, and all the variables that they and the results read."""
-    given, read, kept = set(given), set(_variables(results)), []
-    for equation in reversed(equations):
-        if any(variable in read and variable not in given for variable in equation.outvars):
-            kept.append(equation)
-            read.update(_variables(equation.invars))
-    return kept[::-1], read
-
-
 def _program(jaxpr: Jaxpr, inputs: list[Any], results: Sequence[Any]) -> tuple[Callable[..., list[Any]], set[Any]]:
     """What computes some of a program's values from others, and the variables that it reads; None stands for zeros."""
-    equations, read = _leading_to(jaxpr.eqns, results, inputs)
+    equations, read = leading_to(jaxpr.eqns, results, inputs)
     function = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(invars=inputs, outvars=list(results), eqns=equations), ()))
     avals = [variable.aval for variable in inputs]
 
@@ -311,9 +296,9 @@ def _stored(
     varying, backward = {*state, *step}, set(cotangents)
     for equation in tiled.eqns:
         for group in (varying, backward):
-            if not group.isdisjoint(_variables(equation.invars)):
+            if not group.isdisjoint(variables(equation.invars)):
                 group.update(equation.outvars)
-    needed, stored = set(_variables(results)), []
+    needed, stored = set(variables(results)), []
     for equation in reversed(tiled.eqns):
         read = [variable for variable in equation.outvars if variable in needed]
         forward = any(variable in varying and variable not in backward for variable in read)
@@ -321,7 +306,7 @@ def _stored(
         if forward and is_tile and residuals._is_stored(equation.primitive):
             stored += read
         elif read:
-            needed.update(_variables(equation.invars))
+            needed.update(variables(equation.invars))
     return stored[::-1] + [tile for tile in state if tile in needed]
 
 
@@ -337,14 +322,14 @@ def _sums_over_batch(
     late, cuts = set(), []
     for equation in joint.eqns:
         reads, makes = (_with_batch(atoms) for atoms in (equation.invars, equation.outvars))
-        if not late.isdisjoint(_variables(equation.invars)):
+        if not late.isdisjoint(variables(equation.invars)):
             if reads or makes:
                 raise CannotFuse("it couples the sequences of a batch")
             late.update(equation.outvars)
         elif reads and not makes:
             late.update(equation.outvars)
             cuts.append(equation)
-    _, read = _leading_to(joint.eqns, results, _flat(cut.outvars for cut in cuts))
+    _, read = leading_to(joint.eqns, results, _flat(cut.outvars for cut in cuts))
     cuts = [cut for cut in cuts if not read.isdisjoint(cut.outvars)]
     factors = list(dict.fromkeys(variable for cut in cuts for variable in cut.invars))
     takes = [_sum_over_steps(cut) for cut in cuts]
