@@ -145,7 +145,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("T, steps")
     handles = [
-        Line2D([], [], color=_COLORS[number], marker=_MARKERS[number], label=one.label) for number, one in enumerate(CASES)
+        Line2D([], [], color=_COLORS[number], marker=_MARKERS[number], label=one.label)
+        for number, one in enumerate(CASES)
     ]
     handles += [
         Line2D(
