@@ -101,10 +101,8 @@ def _fastest(
 
 def _forward_on_a_cpu(features: int, batch: float, hidden: int, joint_products: int, masked: bool) -> Choice:
     """A joint product halves the calls of small products; hoisting reads the input weights once, and costs drives."""
-    if masked and _is_wide(features, batch, hidden):
-        return _HOISTED
     if masked:
-        return _JOINT_MASKED if joint_products and features + hidden <= 128 else _SCAN_MASKED
+        return _masked(features, batch, hidden, joint_products)
     if _is_small(features, batch, hidden):
         return _JOINT if joint_products else _HOISTED
     times = features / min(hidden, batch)
@@ -122,10 +120,10 @@ def _differentiated_on_a_cpu(features: int, batch: float, hidden: int, joint_pro
         return _HOISTED
     if batch <= _FEW and hidden < _HIDDEN:
         return _HOISTED if features >= _WIDE * batch else _DEFERRED
+    if masked:
+        return _masked(features, batch, hidden, joint_products)
     if _is_wide(features, batch, hidden):
         return _HOISTED
-    if masked:
-        return _JOINT_MASKED if joint_products and features + hidden <= 128 else _SCAN_MASKED
     if batch <= _SOME and hidden >= _HIDDEN:
         return _DEFERRED
     if features >= _WIDE * min(hidden, batch):
@@ -135,6 +133,13 @@ def _differentiated_on_a_cpu(features: int, batch: float, hidden: int, joint_pro
     if joint_products == 1 and features + hidden <= 64:
         return _JOINT
     return _HOISTED if _is_small(features, batch, hidden) else _SCAN
+
+
+def _masked(features: int, batch: float, hidden: int, joint_products: int) -> Choice:
+    """With a mask for each gate, forward and differentiated alike."""
+    if _is_wide(features, batch, hidden):
+        return _HOISTED
+    return _JOINT_MASKED if joint_products and features + hidden <= 128 else _SCAN_MASKED
 
 
 def _is_wide(features: int, batch: float, hidden: int) -> bool:

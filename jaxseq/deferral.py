@@ -73,8 +73,7 @@ def _scan_jvp(body: Body, reverse: bool, unroll: int, primals: Any, tangents: An
                 state, output = body(constants, state, step)
             return state, (output, values)
 
-        step = jax.tree.map(lambda leaf: leaf[0], (steps, taps))
-        one_step = economical(with_weights_cut(tapped, (constants, products), state, step))
+        one_step = economical(with_weights_cut(tapped, (constants, products), state, (steps, taps)))
         state, (outputs, values) = jax.lax.scan(one_step, state, (steps, taps), reverse=reverse, unroll=unroll)
         return (state, outputs), values
 

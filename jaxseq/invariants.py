@@ -15,19 +15,20 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
-def with_weights_cut(body: Callable[..., Any], constants: Any, state: Any, step: Any) -> Callable[[Any, Any], Any]:
+def with_weights_cut(body: Callable[..., Any], constants: Any, state: Any, steps: Any) -> Callable[[Any, Any], Any]:
     """A step over given constants, whose products find their weights made.
 
     Args:
       body: (constants, state, step) -> any results.
       constants: what is the same at every step.
       state: of a step.
-      step: its other inputs, of one step.
+      steps: its other inputs, each leaf [T, ...]; T at least 1.
     Returns:
       (state, step) -> the results. Only what a product takes is made early: whatever else depends on constants alone
       stays where it is, cheaper to make again than to read.
     """
-    closed, shapes = jax.make_jaxpr(body, return_shape=True)(constants, state, step)
+    first = jax.tree.map(lambda leaf: leaf[0], steps)
+    closed, shapes = jax.make_jaxpr(body, return_shape=True)(constants, state, first)
     jaxpr, count = closed.jaxpr, len(jax.tree.leaves(constants))
     given = [*jaxpr.constvars, *jaxpr.invars[:count]]
     known = depending_on(jaxpr.eqns, given)
@@ -53,11 +54,10 @@ def variables(atoms: Iterable[Any]) -> list[Any]:
 
 
 def depending_on(equations: Sequence[Any], given: Iterable[Any]) -> set[Any]:
-    """What is given, and what equations make of nothing else."""
+    """What is given, and what equations make of nothing else, without an effect."""
     known = set(given)
     for equation in equations:
-        read = variables(equation.invars)
-        if read and known.issuperset(read) and not equation.effects:
+        if known.issuperset(variables(equation.invars)) and not equation.effects:
             known.update(equation.outvars)
     return known
 

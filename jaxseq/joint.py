@@ -67,8 +67,8 @@ def scan(
         with products_through(multiply):
             return body(constants, state, step)
 
-    step = economical(with_weights_cut(joint, (constants, joined), state, first))
-    return jax.lax.scan(step, state, steps, reverse=reverse, unroll=unroll)
+    one_step = economical(with_weights_cut(joint, (constants, joined), state, steps))
+    return jax.lax.scan(one_step, state, steps, reverse=reverse, unroll=unroll)
 
 
 def _join(

@@ -434,11 +434,8 @@ def _run(
                 reverse=reverse,
                 platform=platform(),
             )
-        body = functools.partial(one_step, constants)
-        if length:
-            first = jax.tree.map(lambda leaf: leaf[0], steps)
-            body = with_weights_cut(one_step, constants, state, first)
-        body = economical(body)
+        cut = with_weights_cut(one_step, constants, state, steps) if length else functools.partial(one_step, constants)
+        body = economical(cut)
         if implementation == "unrolled":
             return _python_loop(body, state, steps, reverse)
         return jax.lax.scan(body, state, steps, reverse=reverse, unroll=unroll)

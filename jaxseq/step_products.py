@@ -7,7 +7,7 @@ import jax
 from jax.extend.core import Literal
 
 from jaxseq.cells.products import product, products_through
-from jaxseq.invariants import variables
+from jaxseq.invariants import depending_on
 
 Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (constants, state, step) -> (state, output)
 
@@ -42,9 +42,6 @@ def find_constant(body: Body, constants: Any, state: Any, step: Any) -> list[boo
 
     closed, shapes = jax.make_jaxpr(weights_and_masks, return_shape=True)(constants, state, step)
     jaxpr = closed.jaxpr
-    changing = set(jaxpr.invars[len(jax.tree.leaves(constants)) :])
-    for equation in jaxpr.eqns:
-        if not changing.isdisjoint(variables(equation.invars)):
-            changing.update(equation.outvars)
-    same = iter([isinstance(one, Literal) or one not in changing for one in jaxpr.outvars])
+    known = depending_on(jaxpr.eqns, [*jaxpr.constvars, *jaxpr.invars[: len(jax.tree.leaves(constants))]])
+    same = iter([isinstance(one, Literal) or one in known for one in jaxpr.outvars])
     return [all([next(same) for _ in jax.tree.leaves(one)]) for one in shapes]
