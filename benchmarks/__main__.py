@@ -19,6 +19,7 @@ from benchmarks import measuring
 from benchmarks.record import Record
 from experiments.arguments import Parser, positive
 from jaxseq import environment
+from jaxseq.interrupts import lost_interrupts_sent_again
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -31,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _list()
         if options.command == "show":
             return _show(options)
-        return _run(options)
+        with lost_interrupts_sent_again():
+            return _run(options)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

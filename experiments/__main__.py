@@ -27,10 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     from experiments.experiment import UserError
     from experiments.report import printable
     from jaxseq.datasets.files import DataNotFound
+    from jaxseq.interrupts import lost_interrupts_sent_again
     from jaxseq.training import TrainingDiverged
 
     try:
-        return options.command(options)
+        with lost_interrupts_sent_again():
+            return options.command(options)
     except KeyboardInterrupt as error:
         print(f"\n{str(error) or 'interrupted'}", file=sys.stderr)
         return getattr(error, "exit_code", 130)

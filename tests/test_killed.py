@@ -27,7 +27,7 @@ from experiments import catalogue, plots
 from experiments.experiment import Data, Experiment, Request, Variant, tidy
 from jaxseq import checkpoints, losses
 from jaxseq.datasets.files import DataNotFound
-from jaxseq.interrupts import interrupts_noted
+from jaxseq.interrupts import interrupts_noted, interrupts_raised, lost_interrupts_sent_again
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 12, (60, 6)).astype(np.int32)
@@ -348,6 +348,27 @@ def test_a_second_signal_acts_at_once_and_one_that_nobody_answered_comes_again()
     with pytest.raises(KeyboardInterrupt) as error:
         with interrupts_noted("runs"):
             signal.raise_signal(signal.SIGINT)
+    assert type(error.value) is KeyboardInterrupt
+
+
+class SignalWhereExceptionsAreIgnored:
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_ends_in_a_callback_comes_again(number):
+    with pytest.raises(jaxseq.Interrupted, match=number.name):
+        with lost_interrupts_sent_again(), interrupts_raised("runs"):
+            SignalWhereExceptionsAreIgnored(number)
+            time.sleep(60)
+    with pytest.raises(KeyboardInterrupt) as error:
+        with lost_interrupts_sent_again():
+            SignalWhereExceptionsAreIgnored(signal.SIGINT)
+            time.sleep(60)
     assert type(error.value) is KeyboardInterrupt
 
 
