@@ -87,6 +87,7 @@ VIEWS = (
     ),
     AS_USED,
 )
+_COMPILING = 5e8  # a case's compilations take as long as so many multiplications, 10 s of 2 CPU cores
 _GROUPS = {
     "every JAX peer": tuple(name for name in PEERS if name not in (OURS, "pytorch")),
     "a plain scan": ("plain_scan",),
@@ -136,7 +137,7 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     found_peers = comparison.find(options.peers)
     names = [name for name, peer in found_peers.items() if "missing" not in peer]
     shapes, kinds = _shapes(options.shapes), list(itertools.product(options.cells, options.options))
-    works = rounds(shapes, kinds)
+    works = in_turn(shapes, kinds)
     started, cases = time.monotonic(), {}
     for number, work in enumerate(works, 1):
         measuring.progress(f"{number}/{len(works)}: {work}")
@@ -153,16 +154,22 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     }
 
 
-def rounds(shapes: Sequence[Shape], kinds: Sequence[tuple[str, str]]) -> list[Work]:
+def in_turn(shapes: Sequence[Shape], kinds: Sequence[tuple[str, str]]) -> list[Work]:
     """Every shape of every kind (cell, option), so that a run that ends early has something of each.
 
-    Each round takes every shape once, with the kinds in turn; a shape's kind moves on from round to round.
+    Each shape takes the kinds in turn and has the same share of the time: what costs much comes seldom, and late.
     """
-    return [
-        Work(*kinds[(number + turn) % len(kinds)], *shape)
-        for turn in range(len(kinds))
-        for number, shape in enumerate(shapes)
-    ]
+    turns = []
+    for number, shape in enumerate(shapes):
+        works = [Work(*kinds[(number + turn) % len(kinds)], *shape) for turn in range(len(kinds))]
+        turns += [(turn * _cost(work), number, work) for turn, work in enumerate(works, 1)]
+    return [work for _, _, work in sorted(turns)]
+
+
+def _cost(work: Work) -> float:
+    """What a case takes, in multiplications of one gate's products, those of its compilations' time included."""
+    sizes = sum((features + hidden) * hidden for features, hidden in work.layers)
+    return _COMPILING + work.batch * work.length * len(work.directions) * sizes
 
 
 def table(result: dict[str, Any]) -> str:

@@ -266,15 +266,13 @@ def test_a_wrong_argument_is_one_line(arguments, words, capsys):
 
 
 def test_a_run_that_ends_early_has_something_of_every_shape_and_kind():
-    shapes = against_peers._shapes(("documents",))
     kinds = [(cell, option) for cell in measuring.CELLS for option in peers.OPTIONS]
-    works = against_peers.rounds(shapes, kinds)
+    small, alike, large = shapes = against_peers._shapes(("2x9x4x4", "3x9x4x4", "128x2000x512x512"))
+    works = against_peers.in_turn(shapes, kinds)
     assert set(works) == {Work(*kind, *shape) for shape in shapes for kind in kinds}
     assert len(works) == len(shapes) * len(kinds)
-    for turn in range(len(kinds)):
-        begun = works[turn * len(shapes) : (turn + 1) * len(shapes)]
-        assert len({work.shape for work in begun}) == len(shapes)
-        assert len({(work.cell, work.option) for work in begun}) == len(shapes)
+    assert [work[2:] for work in works] == [small, alike] * len(kinds) + [large] * len(kinds)
+    assert works[0][:2] != works[1][:2]
 
 
 def test_shapes_by_name_and_by_size():
