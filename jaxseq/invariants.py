@@ -1,8 +1,8 @@
-"""Weights cut before the loop: what a step multiplies by, made once where it is the same at every step.
+"""Weights and biases cut before the loop: what a step multiplies by or broadcasts, where it is always the same.
 
 An equation reads best where it cuts a gate's weights out of the matrix of all gates, in its step. Left there they are
 copied at every step, and every step's gradient of them is widened to the whole matrix and added to it: at small
-batches more work than the step's own.
+batches more work than the step's own. So are biases, which a step broadcasts over its batch.
 """
 
 import functools
@@ -16,7 +16,7 @@ _PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 def with_weights_cut(body: Callable[..., Any], constants: Any, state: Any, steps: Any) -> Callable[[Any, Any], Any]:
-    """A step over given constants, whose products find their weights made.
+    """A step over given constants, whose products find their weights made, and whose sums their biases.
 
     Args:
       body: (constants, state, step) -> any results.
@@ -24,8 +24,8 @@ def with_weights_cut(body: Callable[..., Any], constants: Any, state: Any, steps
       state: of a step.
       steps: its other inputs, each leaf [T, ...]; T at least 1.
     Returns:
-      (state, step) -> the results. Only what a product takes is made early: whatever else depends on constants alone
-      stays where it is, cheaper to make again than to read.
+      (state, step) -> the results. Only what a product takes is made early, and what is broadcast, before it is:
+      whatever else depends on constants alone stays where it is, cheaper to make again than to read.
     """
     first = jax.tree.map(lambda leaf: leaf[0], steps)
     closed, shapes = jax.make_jaxpr(body, return_shape=True)(constants, state, first)
@@ -34,6 +34,8 @@ def with_weights_cut(body: Callable[..., Any], constants: Any, state: Any, steps
     known = depending_on(jaxpr.eqns, given)
     products = [equation for equation in jaxpr.eqns if equation.primitive.name in _PRODUCTS]
     taken = [atom for one in products for atom in variables(one.invars) if known.isdisjoint(one.outvars)]
+    broadcasts = [equation for equation in jaxpr.eqns if equation.primitive.name == "broadcast_in_dim"]
+    taken += [atom for one in broadcasts for atom in variables(one.invars)]
     weights = [atom for atom in dict.fromkeys(taken) if atom in known and atom not in given]
     if not weights:
         return functools.partial(body, constants)

@@ -1,4 +1,4 @@
-"""Weights cut before the loop: none is cut inside, whatever the cell, and the numbers stay what they were."""
+"""Weights and biases cut before the loop: none is cut inside, whatever the cell, and the numbers stay the same."""
 
 import functools
 import itertools
@@ -45,6 +45,16 @@ def readers_of_weights(body):
     }
 
 
+def readers_of_biases(body):
+    """What reads numbers without a batch in a loop."""
+    return {
+        equation.primitive.name
+        for equation in equations(body)
+        for atom in equation.invars
+        if atom.aval.ndim == 1 and jnp.issubdtype(atom.aval.dtype, jnp.floating)
+    }
+
+
 def gradient_loops(cell, params, **how):
     def loss(params, inputs):
         return jaxseq.scan(cell, params, inputs, **how)[1].sum()
@@ -62,14 +72,16 @@ def gradient_loops(cell, params, **how):
         if implementation != "joint" or summed_gates(CELLS[name]) is not None
     ],
 )
-def test_only_products_read_weights_in_a_loop(name, implementation, dropout):
+def test_only_products_read_weights_in_a_loop_and_only_broadcasts_biases(name, implementation, dropout):
     cell = CELLS[name]
     masks = random_dropout(cell, (B,), F, dtype="float32") if dropout else None
     params = random_params(cell, F, dtype="float32")
     forward, *backward = gradient_loops(cell, params, dropout_masks=masks, implementation=implementation)
     assert readers_of_weights(forward) <= {"dot_general"}
+    assert readers_of_biases(forward) <= {"broadcast_in_dim"}
     for body in backward:
         assert readers_of_weights(body) <= {"dot_general", "transpose", "add_any", "copy"}
+        assert readers_of_biases(body) <= {"broadcast_in_dim", "reshape", "add_any", "copy"}
 
 
 @pytest.mark.usefixtures("x64")
