@@ -130,8 +130,9 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
 
     Returns:
       {"notes", "peers", "cases", "failures"}: a peer has title, version and note, or `missing`. A case has
-      its work, what `jaxseq.explain` picks for each layer where it is differentiated (`chosen`), and either
-      `not_run`, or what `comparison.measure_work` gives and `ratios`: for each view, the ratios to every peer by name.
+      its work, by placement what `jaxseq.explain` picks for each layer where it is differentiated (`chosen`), and
+      either `not_run`, or what `comparison.measure_work` gives and `ratios`: for each view, the ratios to every peer by
+      name.
     """
     measuring.warm_up_compiler()
     found_peers = comparison.find(options.peers)
@@ -230,14 +231,15 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def _measure_case(work: Work, names: Sequence[str], options: argparse.Namespace, late: bool) -> dict[str, Any]:
     """What is known of one piece of work; only our choice where it is late."""
-    case: dict[str, Any] = {"chosen": _chosen(work)}
+    places = comparison.placements(work, options.devices)
+    case: dict[str, Any] = {"chosen": {name: _chosen(work, devices) for name, devices in places.items()}}
     if late:
         return {**case, "not_run": f"the run's {options.total:g} s were over"}
     case |= comparison.measure_work(
         work,
         names,
         ways=options.ways,
-        placements=comparison.placements(work, options.devices),
+        placements=places,
         repeats=options.repeats,
         seconds=options.limit,
     )
@@ -250,15 +252,16 @@ def _measure_case(work: Work, names: Sequence[str], options: argparse.Namespace,
     return case
 
 
-def _chosen(work: Work) -> list[str]:
-    """The implementation of each layer."""
+def _chosen(work: Work, devices: int) -> list[str]:
+    """The implementation of each layer, where so many devices share the batch."""
     dropout = work.option == "dropout"
     return [
         jaxseq.explain(
             measuring.CELLS[work.cell](hidden),
-            (work.length, work.batch, features),
+            (work.length, work.batch // devices, features),
             dropout=dropout,
             recurrent_dropout=dropout,
+            sharded=devices > 1,
         ).implementation
         for features, hidden in work.layers
     ]
@@ -370,7 +373,7 @@ def _view_table(result: dict[str, Any], view: View) -> str:
         assert ours is not None  # or there were no ratios
         fastest = min(ratios, key=lambda name: ratios[name]["median"])
         rows.append(
-            [_shape(case), case["cell"], case["option"], "+".join(dict.fromkeys(case["chosen"]))]
+            [_shape(case), case["cell"], case["option"], "+".join(dict.fromkeys(case["chosen"][view.ours[1]]))]
             + [str(ours["samples"]), measuring.milliseconds(ours)]
             + [PEERS[fastest].title, str(Ratio(**ratios[fastest]))]
             + [f"{ratios[name]['median']:.2f}" if name in ratios else "–" for name in others]

@@ -15,8 +15,9 @@ from jaxseq.cells.products import summed_gates
 Implementation = Literal["scan", "joint", "hoisted", "deferred", "unrolled", "fused"]
 IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred", "unrolled", "fused")
 _WIDE = 12  # F / H or F / B from which one product of all inputs, before the loop, was measured to pay on a CPU
-_HIDDEN = 64  # H from which deferring pays for more than a few sequences
-_FEW, _SOME = 8, 16  # B up to which it pays for any H, and for a large one
+_FEW, _SOME, _MANY = 8, 16, 32  # B up to which deferring pays: always, without masks, for large F + H
+_GATES, _JOINT_GATES = 2048, 1024  # numbers of a step's gates, B G H, up to which it pays too; beside a joint product
+_GATES_UNKNOWN = 4  # of a cell that does not say
 
 
 class Choice(NamedTuple):
@@ -32,7 +33,7 @@ _SCAN = Choice("scan", "on a CPU the input product stays in the cache inside the
 _HOISTED = Choice(
     "hoisted", "on a CPU one product of all inputs pays where F is large against H and B, or all is small"
 )
-_DEFERRED = Choice("deferred", "on a CPU weight gradients wait for one product where B is small against F + H")
+_DEFERRED = Choice("deferred", "on a CPU weight gradients wait for one product where B or B H is small, or F + H large")
 _JOINT = Choice("joint", "on a CPU one product of [x, h] inside the loop beats two where they are small")
 _JOINT_MASKED = Choice("joint", "on a CPU one product a gate, of [x, h] with both masks, beats two inside the loop")
 _SCAN_MASKED = Choice("scan", "on a CPU products with a mask for each gate stay in the cache inside the loop")
@@ -46,6 +47,7 @@ def choose(
     dropout: bool,
     recurrent_dropout: bool,
     gradient: bool,
+    sharded: bool | None = None,
 ) -> Choice:
     """Picks an implementation, or takes the one that is forced.
 
@@ -56,6 +58,7 @@ def choose(
       dropout: whether the inputs have dropout masks.
       recurrent_dropout: whether the recurrent products have.
       gradient: whether the call is differentiated.
+      sharded: whether other devices take the machine's cores meanwhile; None: see `is_sharded`.
     Raises:
       ValueError: `implementation` is unknown, or not one for this cell.
     """
@@ -64,7 +67,9 @@ def choose(
         masked = dropout or recurrent_dropout
         # Where one of the two has masks the other is a single product, and a joint one would be several.
         products = len(sums) if sums is not None and dropout == recurrent_dropout else 0
-        return _fastest(platform(), shape, cell.hidden_size, products, masked, gradient)
+        gates = getattr(cell, "gates", _GATES_UNKNOWN)
+        sharded = is_sharded() if sharded is None else sharded
+        return _fastest(platform(), shape, cell.hidden_size, gates, products, masked, gradient, sharded)
     arguments.one_of("implementation", implementation, IMPLEMENTATIONS, f"None or one of {IMPLEMENTATIONS}")
     if implementation == "joint" and sums is None:
         raise ValueError(
@@ -82,9 +87,22 @@ def platform() -> str:
     return device if isinstance(device, str) else device.platform
 
 
+def is_sharded() -> bool:
+    """Whether this call is traced inside a `shard_map`: the other devices run the same at the same time."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in mesh.manual_axes) > 1
+
+
 @functools.cache
 def _fastest(
-    platform: str, shape: tuple[int, ...], hidden_size: int, joint_products: int, masked: bool, gradient: bool
+    platform: str,
+    shape: tuple[int, ...],
+    hidden_size: int,
+    gates: int,
+    joint_products: int,
+    masked: bool,
+    gradient: bool,
+    sharded: bool,
 ) -> Choice:
     """The implementation that was measured fastest; `joint_products`: of a step that joins them, else 0.
 
@@ -95,8 +113,9 @@ def _fastest(
     features, batch = shape[-1], math.prod(shape[1:-1]) if len(shape) > 2 else math.inf
     if not features or not batch or not hidden_size:
         return _EMPTY
-    on_a_cpu = _differentiated_on_a_cpu if gradient else _forward_on_a_cpu
-    return on_a_cpu(features, batch, hidden_size, joint_products, masked)
+    if gradient:
+        return _differentiated_on_a_cpu(features, batch, hidden_size, gates, joint_products, masked, sharded)
+    return _forward_on_a_cpu(features, batch, hidden_size, joint_products, masked)
 
 
 def _forward_on_a_cpu(features: int, batch: float, hidden: int, joint_products: int, masked: bool) -> Choice:
@@ -111,32 +130,34 @@ def _forward_on_a_cpu(features: int, batch: float, hidden: int, joint_products: 
     return _SCAN
 
 
-def _differentiated_on_a_cpu(features: int, batch: float, hidden: int, joint_products: int, masked: bool) -> Choice:
+def _differentiated_on_a_cpu(
+    features: int, batch: float, hidden: int, gates: int, joint_products: int, masked: bool, sharded: bool
+) -> Choice:
     """As forward; and deferring saves reading and writing (F + H) G H numbers of weights' gradients at every step.
 
-    It costs a pass over the gates' gradients, B G H.
+    It costs a pass over the gates' gradients, B G H. One device takes all cores for a product of many steps; one of
+    several has a core of its own, and gains less.
     """
-    if batch == 1 and 4 * features >= hidden:
-        return _HOISTED
-    if batch <= _FEW and hidden < _HIDDEN:
-        return _HOISTED if features >= _WIDE * batch else _DEFERRED
     if masked:
-        return _masked(features, batch, hidden, joint_products)
-    if _is_wide(features, batch, hidden):
-        return _HOISTED
-    if batch <= _SOME and hidden >= _HIDDEN:
+        otherwise = _masked(features, batch, hidden, joint_products)
+    else:
+        otherwise = _JOINT if joint_products == 1 and features + hidden <= 64 else _SCAN
+    if batch <= _FEW or batch * gates * hidden <= (_JOINT_GATES if otherwise.implementation == "joint" else _GATES):
         return _DEFERRED
-    if features >= _WIDE * min(hidden, batch):
-        return _HOISTED
-    if batch <= 32 and hidden >= _HIDDEN and features + hidden >= 8 * batch and 2 * features >= hidden:
+    if masked or (batch <= _SOME and sharded and features + hidden < 12 * batch):
+        return otherwise
+    if batch <= _SOME:
         return _DEFERRED
-    if joint_products == 1 and features + hidden <= 64:
-        return _JOINT
-    return _HOISTED if _is_small(features, batch, hidden) else _SCAN
+    if _is_wide(features, batch, hidden) or (features >= _WIDE * min(hidden, batch) and not sharded):
+        return _HOISTED
+    large = features + hidden >= (32 if sharded else 4) * batch
+    if batch <= _MANY and large and hidden <= max(2 * features, min(4 * features, 128)):
+        return _DEFERRED
+    return otherwise
 
 
 def _masked(features: int, batch: float, hidden: int, joint_products: int) -> Choice:
-    """With a mask for each gate, forward and differentiated alike."""
+    """With a mask for each gate, forward, and differentiated where deferring does not pay."""
     if _is_wide(features, batch, hidden):
         return _HOISTED
     return _JOINT_MASKED if joint_products and features + hidden <= 128 else _SCAN_MASKED

@@ -24,8 +24,8 @@ from jaxseq.forward import differentiated_as, join_gates, part_gates
 from jaxseq.invariants import with_weights_cut
 from jaxseq.residuals import economical, scan_in_segments
 
-_DEFERRED_STEPS = 32  # on a CPU: as fast as all at once, and what is stored for later products is of so many steps only
-_HOISTED_STEPS = range(32, 101)  # on a CPU: drives of more leave the cache before they are read; none left over is best
+_SEGMENT = 2**18  # numbers of drives, on a CPU: more leave the cache before they are read, and are more to store
+_SEGMENT_STEPS = {"hoisted": 100, "deferred": 32}  # but so many steps at least, or a segment costs more than it saves
 MERGES = ("concatenate", "sum", "average", "multiply", None)
 
 
@@ -98,7 +98,7 @@ def scan(
         for 2 √T steps in place of T, for the time of one more forward pass.
       implementation: "scan" (the input product inside the loop), "joint" (there too, in one with the recurrent
         product; of a cell with `summed_gates`), "hoisted" (one product for all steps before the loop), "deferred"
-        (hoisted, and the recurrent weights' gradients as one product after it; on a CPU for 32 steps at a time),
+        (hoisted, and the recurrent weights' gradients as one product after it; on a CPU for a segment at a time),
         "unrolled" (a Python loop), "fused" (one GPU kernel, experimental: first derivatives only, by reverse mode,
         see `jaxseq.fused`); None picks, see `explain`, for forward alone and for a call that is differentiated
         apart, and never "fused". All give the same numbers.
@@ -133,7 +133,11 @@ def scan(
     if platform() != "cpu" or (chosen == forward and chosen not in ("hoisted", "deferred")):
         return run(chosen, constants, call.state, call.steps)
     alone = functools.partial(run, "hoisted" if forward == "deferred" else forward, gates_apart=True)
-    return differentiated_as(functools.partial(run, chosen), alone, constants, call.state, call.steps)
+    # Where a step adds products to the drive the gradient of these is the drive's; elsewhere it is one more to make,
+    # gate by gate for less, unless it is so small that what counts is how many are made.
+    apart = summed_gates(cell) is None and call.steps.inputs.shape[1:-1] != (1,)
+    run_differentiated = functools.partial(run, chosen, gates_apart=apart)
+    return differentiated_as(run_differentiated, alone, constants, call.state, call.steps)
 
 
 def step(
@@ -350,6 +354,7 @@ def explain(
     dropout: bool = False,
     recurrent_dropout: bool = False,
     gradient: bool = True,
+    sharded: bool | None = None,
     implementation: Implementation | None = None,
 ) -> Choice:
     """Says which implementation `scan` takes for inputs of this shape on this machine, and why.
@@ -360,6 +365,8 @@ def explain(
       dropout: whether the inputs have dropout masks.
       recurrent_dropout: whether the recurrent products have.
       gradient: whether the call is differentiated, as in training; False: forward alone.
+      sharded: whether several devices of this machine run it side by side, each on a batch as in `inputs_shape`, as
+        `jaxseq.fit` does; None: whether this is called inside a `shard_map`.
       implementation: as in `scan`.
     Returns:
       Choice(implementation, reason).
@@ -370,11 +377,18 @@ def explain(
     dropout = arguments.flag("dropout", dropout)
     recurrent_dropout = arguments.flag("recurrent_dropout", recurrent_dropout)
     gradient = arguments.flag("gradient", gradient)
+    sharded = None if sharded is None else arguments.flag("sharded", sharded)
     inputs_shape = arguments.shape("inputs_shape", inputs_shape)
     if len(inputs_shape) < 2:
         raise ValueError(f"inputs_shape must be (T, F) or (T, B, F), got {inputs_shape}")
     return choose(
-        implementation, cell, inputs_shape, dropout=dropout, recurrent_dropout=recurrent_dropout, gradient=gradient
+        implementation,
+        cell,
+        inputs_shape,
+        dropout=dropout,
+        recurrent_dropout=recurrent_dropout,
+        gradient=gradient,
+        sharded=sharded,
     )
 
 
@@ -442,11 +456,15 @@ def _run(
 
     if remat and length:
         run, size = jax.checkpoint(run, prevent_cse=False), math.isqrt(length - 1) + 1  # √T, rounded up
-    elif implementation == "deferred" and platform() == "cpu":
-        size = _DEFERRED_STEPS
-    elif implementation == "hoisted" and platform() == "cpu" and length > _HOISTED_STEPS[-1]:
-        size = next((size for size in reversed(_HOISTED_STEPS) if length % size == 0), _HOISTED_STEPS[-1])
+    elif implementation in _SEGMENT_STEPS and length and platform() == "cpu":
+        drive = jax.eval_shape(cell.project, constants.params, steps.inputs, constants.dropout_masks)
+        numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(drive))
+        most = max(_SEGMENT_STEPS[implementation], _SEGMENT * length // max(numbers, 1))
+        # None left over is best: a shorter segment is a program of its own.
+        size = next((size for size in range(min(most, length), 31, -1) if length % size == 0), most)
     else:
+        size = length
+    if size >= length:
         return run(state, steps)
     return scan_in_segments(run, state, steps, size=size, reverse=reverse)
 

@@ -171,7 +171,9 @@ def test_against_peers_has_every_quantity_of_every_way_and_placement(run):
     assert result["settings"]["limit"] is None  # JSON knows no infinity
     assert result["environment"]["devices"] == result["settings"]["devices"] == 2
     [case] = result["cases"]
-    assert len(case["chosen"]) == 1 and case["chosen"][0] in IMPLEMENTATIONS
+    for placement in comparison.PLACEMENTS:
+        [layer] = case["chosen"][placement]
+        assert layer in IMPLEMENTATIONS
     for name in (OURS, "plain_scan"):
         assert result["peers"][name]["version"]
         for way in against_peers.SMOKE["ways"]:

@@ -222,7 +222,7 @@ STORED = {  # arrays [T, B, H] beside the inputs: what the derivative of one ste
     "simple_rnn": 2,  # h, h'
     "lstm": 7,  # h, c, i, f, g, o, tanh(c')
     "gru": 4,  # h, r, z, n
-    "gru_reset_after": 7,  # the same, and the product that the reset gate scales, with the other gates' beside it
+    "gru_reset_after": 5,  # the same, and of the product of all gates what the reset gate scales
     "learned_lstm": 7,
     "minimal_gated_unit": 3,  # h, f, n
 }
