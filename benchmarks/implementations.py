@@ -3,7 +3,8 @@
 One recurrent layer, plain or with input and recurrent dropout, by the plain scan, with the input product and the
 recurrent one in one ("joint", of the cells that have it), with the input product before the loop ("hoisted"), and with
 the weights' gradients after it too ("deferred"): forward, and forward and backward with respect to parameters and
-inputs, over a grid of shapes. The engine's choices (`jaxseq.explain`) are set from the result.
+inputs, over a grid of shapes. With `--devices N` the batch is shared by so many, as `jaxseq.fit` does it. The engine's
+choices (`jaxseq.explain`) are set from the results.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import jax
 
 import jaxseq
 from benchmarks import arguments, measuring, peers
@@ -77,7 +80,7 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
         work = {"cell": name, "option": option, "batch": batch, "features": features, "hidden": hidden}
         case = record.case(work, functools.partial(_measure_shape, **work, options=options))
         for measured in measuring.PASSES:  # asked now, of cases that an earlier run measured too
-            case[measured]["chosen"] = _chosen(options.length, **work, measured=measured)
+            case[measured]["chosen"] = _chosen(options.length, **work, measured=measured, devices=options.devices)
         cases.append(case)
     return {"notes": measuring.NOTES, "cases": cases}
 
@@ -174,7 +177,9 @@ def _measure_shape(
         found[measured] = {}
         reference = None
         for name in names:
-            function = measuring.layer_function(layer_cell, measured, implementation=name)
+            function = _sharded(
+                measuring.layer_function(layer_cell, measured, implementation=name), measured, options.devices
+            )
             program = measuring.compile_program(function, *layer)
             result = program.run()
             reference = result if reference is None else reference
@@ -193,15 +198,37 @@ def _measure_shape(
     return measuring.rounded(found)
 
 
-def _chosen(length: int, cell: str, option: str, batch: int, features: int, hidden: int, measured: str) -> str:
+def _sharded(function: Callable[..., Any], measured: str, devices: int) -> Callable[..., Any]:
+    """A `measuring.layer_function` whose batch so many devices share, each by itself until gradients are added up."""
+    if devices == 1:
+        return function
+    weights, sequences = jax.P(), jax.P(None, "batch")
+
+    def gradient(*layer: Any) -> Any:
+        of_params, of_inputs = function(*layer)
+        return jax.lax.psum(of_params, "batch"), of_inputs
+
+    return jax.shard_map(
+        function if measured == "forward" else gradient,
+        mesh=measuring.make_mesh(devices),
+        in_specs=(weights, sequences, sequences, sequences),
+        out_specs=(jax.P("batch") if measured == "forward" else weights, sequences),
+        check_vma=False,
+    )
+
+
+def _chosen(
+    length: int, cell: str, option: str, batch: int, features: int, hidden: int, measured: str, devices: int
+) -> str:
     """What the engine takes for a shape."""
     drops = option == "dropout"
     choice = jaxseq.explain(
         measuring.CELLS[cell](hidden),
-        (length, batch, features),
+        (length, batch // devices, features),
         dropout=drops,
         recurrent_dropout=drops,
         gradient=measured == "gradient",
+        sharded=devices > 1,
     )
     return choice.implementation
 

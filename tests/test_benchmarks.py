@@ -211,6 +211,15 @@ def test_implementations_are_compared_at_every_shape(compared):
     assert (directory / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_implementations_are_compared_where_devices_share_the_batch(run):
+    result, _, _, _ = run(["implementations", "--smoke", "--devices", "2", "--hidden", "4"])
+    assert result["environment"]["devices"] == 2
+    [case] = result["cases"]
+    for measured in measuring.PASSES:
+        for name in implementations.IMPLEMENTATIONS:
+            check_measurement(case[measured][name])
+
+
 def test_list_names_every_benchmark(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()

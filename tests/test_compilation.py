@@ -53,6 +53,15 @@ def loop_bodies(jaxpr):
     return bodies
 
 
+def loop_lengths(jaxpr):
+    """How many times each loop runs, an outer one before those inside it."""
+    lengths = []
+    for equation in jaxpr.eqns:
+        lengths += [equation.params["length"]] if equation.primitive.name == "scan" else []
+        lengths += [length for inner in inner_jaxprs(equation) for length in loop_lengths(inner)]
+    return lengths
+
+
 def programs(cell, implementation):
     """Jaxprs of a run over a native batch and of a vmap over its rows, each with the params first."""
     params = random_params(cell, F, dtype="float32")
@@ -240,6 +249,28 @@ def test_what_a_step_stores_for_the_backward_pass(name, dropout):
     _, backward = jax.vjp(run, params, inputs)
     stored = [leaf for leaf in jax.tree.leaves(backward) if leaf.shape[:2] == (T, B)]
     assert sum(leaf.size for leaf in stored) == T * B * (STORED[name] * cell.hidden_size + F)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "length", "batch", "lengths"),
+    [
+        ("deferred", 500, 8, [500]),  # 2¹⁸ numbers of drives and fewer are one segment: 500 · 8 · 64
+        ("deferred", 500, 16, [2, 250]),  # the longest that divides T and is not above 256
+        ("deferred", 500, 512, [15, 32, 20]),  # of at least 32, and what is left over
+        ("deferred", 512, 512, [16, 32]),
+        ("hoisted", 500, 512, [5, 100]),  # of at least 100
+        ("hoisted", 30, 512, [30]),
+        ("scan", 500, 512, [500]),
+    ],
+)
+def test_segments_have_as_many_steps_as_their_drives_have_room_for(implementation, length, batch, lengths):
+    cell = jaxseq.LSTM(16)
+    params, inputs = random_params(cell, F, dtype="float32"), jax.ShapeDtypeStruct((length, batch, F), "float32")
+    run = functools.partial(jaxseq.scan, cell, implementation=implementation)
+    with jax.default_device(jax.devices("cpu")[0]):
+        jaxpr = jax.make_jaxpr(lambda params, inputs: jax.vjp(run, params, inputs)[0])(params, inputs).jaxpr
+    jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    assert loop_lengths(jaxpr) == lengths
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import jaxseq
+from jaxseq import recurrence
 from tests.examples import (
     CELLS,
     B,
@@ -522,7 +523,9 @@ def test_the_choice_knows_whether_other_devices_take_the_cores():
 @both_directions
 @pytest.mark.parametrize("length", [64, 70, 101, 120])
 @pytest.mark.parametrize("which", ["deferred", "hoisted", "remat"])
-def test_segments_are_the_whole(which, length, reverse):
+def test_segments_are_the_whole(which, length, reverse, monkeypatch):
+    """Segments of 32 or 100 steps: a whole of more numbers of drives than this would take long."""
+    monkeypatch.setattr(recurrence, "_SEGMENT", 1)
     cell, rng = CELLS["gru"], np.random.default_rng(0)
     params, inputs = random_params(cell, F), jnp.asarray(rng.normal(size=(length, B, F)))
     cotangents = random_state(cell, params, (B,), seed=3), jnp.asarray(rng.normal(size=(length, B, cell.hidden_size)))
