@@ -1,6 +1,7 @@
 """Which implementation of a recurrence a call takes, by rules that were measured.
 
-What they rest on is in benchmarks/results/implementations.json, which `python -m benchmarks implementations` wrote.
+How they fare is in benchmarks/results/implementations.json and implementations_sharded.json, which
+`python -m benchmarks implementations` wrote.
 """
 
 import functools
@@ -16,7 +17,7 @@ Implementation = Literal["scan", "joint", "hoisted", "deferred", "unrolled", "fu
 IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred", "unrolled", "fused")
 _WIDE = 12  # F / H or F / B from which one product of all inputs, before the loop, was measured to pay on a CPU
 _FEW, _SOME, _MANY = 8, 16, 32  # B up to which deferring pays: always, without masks, for large F + H
-_GATES, _JOINT_GATES = 2048, 1024  # numbers of a step's gates, B G H, up to which it pays too; beside a joint product
+_GATES, _LEAST_GATES = 2048, 1024  # numbers of a step's gates, B G H, up to which it pays too; beside "joint"
 _GATES_UNKNOWN = 4  # of a cell that does not say
 
 
@@ -115,17 +116,22 @@ def _fastest(
         return _EMPTY
     if gradient:
         return _differentiated_on_a_cpu(features, batch, hidden_size, gates, joint_products, masked, sharded)
-    return _forward_on_a_cpu(features, batch, hidden_size, joint_products, masked)
+    return _forward_on_a_cpu(features, batch, hidden_size, joint_products, masked, sharded)
 
 
-def _forward_on_a_cpu(features: int, batch: float, hidden: int, joint_products: int, masked: bool) -> Choice:
-    """A joint product halves the calls of small products; hoisting reads the input weights once, and costs drives."""
+def _forward_on_a_cpu(
+    features: int, batch: float, hidden: int, joint_products: int, masked: bool, sharded: bool
+) -> Choice:
+    """A joint product halves the calls of small products; hoisting reads the input weights once, and costs drives.
+
+    Of several devices each has a core of its own for the one product of all inputs, which then pays for little alone.
+    """
     if masked:
-        return _masked(features, batch, hidden, joint_products)
+        return _masked(features, batch, hidden, joint_products, sharded)
     if _is_small(features, batch, hidden):
         return _JOINT if joint_products else _HOISTED
     times = features / min(hidden, batch)
-    if times >= _WIDE or (times >= 4 and batch * hidden <= 4096):
+    if (times >= _WIDE and not sharded) or (times >= 4 and batch * hidden <= (256 if sharded else 4096)):
         return _HOISTED
     return _SCAN
 
@@ -139,16 +145,18 @@ def _differentiated_on_a_cpu(
     several has a core of its own, and gains less.
     """
     if masked:
-        otherwise = _masked(features, batch, hidden, joint_products)
+        otherwise = _masked(features, batch, hidden, joint_products, sharded)
     else:
         otherwise = _JOINT if joint_products == 1 and features + hidden <= 64 else _SCAN
-    if batch <= _FEW or batch * gates * hidden <= (_JOINT_GATES if otherwise.implementation == "joint" else _GATES):
+    is_costly = masked and features > 4 * hidden  # a product a gate of all inputs of many steps
+    most = _LEAST_GATES if is_costly or otherwise in (_JOINT, _JOINT_MASKED) else _GATES
+    if batch <= _FEW or batch * gates * hidden <= most:
         return _DEFERRED
     if masked or (batch <= _SOME and sharded and features + hidden < 12 * batch):
         return otherwise
     if batch <= _SOME:
         return _DEFERRED
-    if _is_wide(features, batch, hidden) or (features >= _WIDE * min(hidden, batch) and not sharded):
+    if not sharded and (_is_wide(features, batch, hidden, sharded) or features >= _WIDE * min(hidden, batch)):
         return _HOISTED
     large = features + hidden >= (32 if sharded else 4) * batch
     if batch <= _MANY and large and hidden <= max(2 * features, min(4 * features, 128)):
@@ -156,16 +164,16 @@ def _differentiated_on_a_cpu(
     return otherwise
 
 
-def _masked(features: int, batch: float, hidden: int, joint_products: int) -> Choice:
+def _masked(features: int, batch: float, hidden: int, joint_products: int, sharded: bool) -> Choice:
     """With a mask for each gate, forward, and differentiated where deferring does not pay."""
-    if _is_wide(features, batch, hidden):
+    if _is_wide(features, batch, hidden, sharded):
         return _HOISTED
     return _JOINT_MASKED if joint_products and features + hidden <= 128 else _SCAN_MASKED
 
 
-def _is_wide(features: int, batch: float, hidden: int) -> bool:
-    """Whether hoisting paid, with masks too, for a gradient too: of 64 sequences it does not on several devices."""
-    return batch <= 32 and features >= 4 * max(hidden, batch)
+def _is_wide(features: int, batch: float, hidden: int, sharded: bool) -> bool:
+    """Whether hoisting paid, with masks too, and for a gradient on one device."""
+    return batch <= (_FEW if sharded else _MANY) and features >= 4 * max(hidden, batch)
 
 
 def _is_small(features: int, batch: float, hidden: int) -> bool:
