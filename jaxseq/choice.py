@@ -152,9 +152,9 @@ def _differentiated_on_a_cpu(
     most = _LEAST_GATES if is_costly or otherwise in (_JOINT, _JOINT_MASKED) else _GATES
     if batch <= _FEW or batch * gates * hidden <= most:
         return _DEFERRED
-    if masked or (batch <= _SOME and sharded and features + hidden < 12 * batch):
+    if masked:
         return otherwise
-    if batch <= _SOME:
+    if batch <= _SOME and (not sharded or features + hidden >= 12 * batch):
         return _DEFERRED
     if not sharded and (_is_wide(features, batch, hidden, sharded) or features >= _WIDE * min(hidden, batch)):
         return _HOISTED

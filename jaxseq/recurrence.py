@@ -463,8 +463,6 @@ def _run(
         # None left over is best: a shorter segment is a program of its own.
         size = next((size for size in range(min(most, length), 31, -1) if length % size == 0), most)
     else:
-        size = length
-    if size >= length:
         return run(state, steps)
     return scan_in_segments(run, state, steps, size=size, reverse=reverse)
 

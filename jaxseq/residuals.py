@@ -45,12 +45,12 @@ def scan_in_segments(
       (state, outputs).
     """
     length = jax.tree.leaves(steps)[0].shape[0]
+    if size >= length:
+        return run(state, steps)
     segments = length // size
     whole = segments * size
     parts = jax.tree.map(lambda leaf: leaf[:whole].reshape(segments, size, *leaf.shape[1:]), steps)
     rest = jax.tree.map(lambda leaf: leaf[whole:], steps)
-    if not segments:
-        return run(state, steps)
     tail: Any = None
     if reverse and whole < length:
         state, tail = run(state, rest)
