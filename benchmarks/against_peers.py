@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jaxseq
 from benchmarks import arguments, comparison, measuring
 from benchmarks.comparison import WAYS, Ratio
 from benchmarks.peers import OPTIONS, OURS, PEERS, Work
@@ -232,12 +231,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def _measure_case(work: Work, names: Sequence[str], options: argparse.Namespace, late: bool) -> dict[str, Any]:
     """What is known of one piece of work; only our choice where it is late."""
     places = comparison.placements(work, options.devices)
-    case: dict[str, Any] = {"chosen": {name: _chosen(work, devices) for name, devices in places.items()}}
+    case: dict[str, Any] = {"chosen": {name: comparison.chosen(work, devices) for name, devices in places.items()}}
     if late:
         return {**case, "not_run": f"the run's {options.total:g} s were over"}
     case |= comparison.measure_work(
         work,
-        names,
+        {name: PEERS[name] for name in names},
         ways=options.ways,
         placements=places,
         repeats=options.repeats,
@@ -250,21 +249,6 @@ def _measure_case(work: Work, names: Sequence[str], options: argparse.Namespace,
         if of_view
     }
     return case
-
-
-def _chosen(work: Work, devices: int) -> list[str]:
-    """The implementation of each layer, where so many devices share the batch."""
-    dropout = work.option == "dropout"
-    return [
-        jaxseq.explain(
-            measuring.CELLS[work.cell](hidden),
-            (work.length, work.batch // devices, features),
-            dropout=dropout,
-            recurrent_dropout=dropout,
-            sharded=devices > 1,
-        ).implementation
-        for features, hidden in work.layers
-    ]
 
 
 def _shape_names(text: str) -> tuple[str, ...]:

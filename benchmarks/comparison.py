@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxseq
 from benchmarks import measuring, peers
 from benchmarks.peers import OURS, PEERS, Data, Peer, Work
 
@@ -112,7 +113,7 @@ def work_of(case: Mapping[str, Any]) -> Work:
 def failures(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     """What went wrong, or was not equal, in cases with `implementations`."""
     return [
-        f"{PEERS[name].title}, {work_of(case)}: {found['failed']}"
+        f"{PEERS[name].title if name in PEERS else name}, {work_of(case)}: {found['failed']}"
         for case in cases
         for name, found in case.get("implementations", {}).items()
         if "failed" in found
@@ -121,22 +122,24 @@ def failures(cases: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def measure_work(
     work: Work,
-    names: Sequence[str],
+    candidates: Mapping[str, Peer],
     *,
     ways: Sequence[str],
     placements: Mapping[str, int],
     repeats: int,
     seconds: float,
+    least_rounds: int = 1,
 ) -> dict[str, Any]:
     """Compiles, compares and times implementations on one piece of work.
 
     Args:
       work: what they compute.
-      names: of PEERS, all installed; jaxseq is among them and the reference of the others.
+      candidates: what is compared, by name, all installed; the first is the reference of the others.
       ways: of WAYS.
       placements: how many devices each of PLACEMENTS takes.
       repeats: samples of each.
-      seconds: no new round of samples begins after so many, but one is always taken.
+      seconds: no new round of samples begins after so many,
+      least_rounds: but so many are always taken.
     Returns:
       {"loop_steps", "implementations"}: for each name {"cannot": why}, {"failed": what happened}, or for every way and
       placement compile_seconds, memory, difference and seconds.
@@ -145,29 +148,30 @@ def measure_work(
     found: dict[str, dict[str, Any]] = {}
     compiled: dict[tuple[str, str, str], Compiled] = {}
     references: dict[str, Any] = {}
-    for name in (OURS, *(name for name in names if name != OURS)):
-        reason = PEERS[name].reason(work)
+    first = next(iter(candidates))
+    for name, peer in candidates.items():
+        reason = peer.reason(work)
         if reason:
             found[name] = {"cannot": reason}
             continue
-        measuring.progress(f"  compiling and comparing {PEERS[name].title}")
+        measuring.progress(f"  compiling and comparing {peer.title}")
         try:
-            found[name], programs = _compile_and_compare(name, work, placed, ways, placements, references)
+            found[name], programs = _compile_and_compare(peer, work, placed, ways, placements, references)
         except Exception as error:
-            if name == OURS:
+            if name == first:
                 raise
             found[name] = {"failed": measuring.describe_error(error)}
-            measuring.progress(f"  {PEERS[name].title}: {found[name]['failed']}")
+            measuring.progress(f"  {peer.title}: {found[name]['failed']}")
             continue
-        compiled |= programs
+        compiled |= {(name, *where): program for where, program in programs.items()}
 
     steps = 1
     if "loop" in ways:
-        one_step = functools.partial(compiled[OURS, "loop", "one"].run, 1)
+        one_step = functools.partial(compiled[first, "loop", "one"].run, 1)
         steps = loop_steps(measuring.seconds_per_call(one_step, 1))
     measuring.progress("  timing")
     runs = {key: functools.partial(one.run, steps if key[1] == "loop" else 1) for key, one in compiled.items()}
-    timings = measuring.time_interleaved(runs, repeats, seconds=seconds, least_rounds=1)
+    timings = measuring.time_interleaved(runs, repeats, seconds=seconds, least_rounds=least_rounds)
     for (name, way, placement), timing in timings.items():
         found[name][way][placement]["seconds"] = timing.of_one(steps if way == "loop" else 1)._asdict()
     return {"loop_steps": steps, "implementations": measuring.rounded(found)}
@@ -184,6 +188,22 @@ def placements(work: Work, devices: int) -> dict[str, int]:
     """How many devices each of PLACEMENTS takes: sharded as many as divide the batch, left out where that is one."""
     most = max(number for number in range(1, devices + 1) if work.batch % number == 0)
     return {"one": 1, "sharded": most} if most > 1 else {"one": 1}
+
+
+def chosen(work: Work, devices: int, *, gradient: bool = True) -> list[str]:
+    """The implementation that the engine takes for each layer, where so many devices share the batch."""
+    dropout = work.option == "dropout"
+    return [
+        jaxseq.explain(
+            measuring.CELLS[work.cell](hidden),
+            (work.length, work.batch // devices, features),
+            dropout=dropout,
+            recurrent_dropout=dropout,
+            gradient=gradient,
+            sharded=devices > 1,
+        ).implementation
+        for features, hidden in work.layers
+    ]
 
 
 def timing_of(found: Mapping[str, Any], way: str, placement: str) -> dict[str, float] | None:
@@ -229,32 +249,32 @@ def _specs(batch_major: bool) -> dict[str, jax.P]:
 
 
 def _compile_and_compare(
-    name: str,
+    peer: Peer,
     work: Work,
     placed: _Placed,
     ways: Sequence[str],
     placements: Mapping[str, int],
     references: dict[str, Any],
-) -> tuple[dict[str, Any], dict[tuple[str, str, str], Compiled]]:
+) -> tuple[dict[str, Any], dict[tuple[str, str], Compiled]]:
     """One implementation in every way and placement; the first one's results become the references."""
     found: dict[str, Any] = {}
     programs = {}
     for way in ways:
         found[way] = {}
-        for placement, devices in ({THREADS: 0} if name == "pytorch" else placements).items():
-            if name == "pytorch":
-                compiled = _compile_torch(work, placed.data, way)
+        for placement, devices in ({THREADS: 0} if peer.has_threads else placements).items():
+            if peer.has_threads:
+                compiled = _compile_torch(peer, work, placed.data, way)
             else:
-                compiled = _compile_jax(PEERS[name], work, placed, way, devices)
+                compiled = _compile_jax(peer, work, placed, way, devices)
             result = compiled.result()
             reference = references.setdefault("forward" if way == "forward" else "gradient", result)
-            label = f"{PEERS[name].title}, {way}, {placement}, of {work}"
+            label = f"{peer.title}, {way}, {placement}, of {work}"
             found[way][placement] = {
                 "compile_seconds": compiled.compile_seconds,
                 "memory": compiled.memory,
                 "difference": measuring.check_equal(label, result, _same_parts(result, reference)),
             }
-            programs[name, way, placement] = compiled
+            programs[way, placement] = compiled
     return found, programs
 
 
@@ -363,8 +383,7 @@ def _time_major(sequences: Any, peer: Peer) -> np.ndarray:
     return np.swapaxes(sequences, 0, 1) if peer.batch_major else np.asarray(sequences)
 
 
-def _compile_torch(work: Work, data: Data, way: str) -> Compiled:
-    peer = PEERS["pytorch"]
+def _compile_torch(peer: Peer, work: Work, data: Data, way: str) -> Compiled:
     torch = peer.load()
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
 

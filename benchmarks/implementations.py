@@ -1,32 +1,29 @@
 """Which implementation is fastest, at which B, F and H, and does the engine pick it?
 
-One recurrent layer, plain or with input and recurrent dropout, by the plain scan, with the input product and the
-recurrent one in one ("joint", of the cells that have it), with the input product before the loop ("hoisted"), and with
-the weights' gradients after it too ("deferred"): forward, and forward and backward with respect to parameters and
-inputs, over a grid of shapes. With `--devices N` the batch is shared by so many, as `jaxseq.fit` does it. The engine's
-choices (`jaxseq.explain`) are set from the results.
+One recurrent layer by the plain scan, with the input product and the recurrent one in one ("joint", of the cells that
+have it), with the input product before the loop ("hoisted"), and with the weights' gradients after it too ("deferred"):
+forward, one call from Python, and forward and backward inside a training loop. Two placements: one device, and the
+batch sharded over all, as `jaxseq.fit` does it. The engine's choices (`jaxseq.explain`) are set from the results.
 """
 
 import argparse
 import functools
 import itertools
 import statistics
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
-import jaxseq
-from benchmarks import arguments, measuring, peers
-from benchmarks.peers.work import RATE
+from benchmarks import arguments, comparison, measuring
+from benchmarks.peers import OPTIONS, Work, ours
 from benchmarks.record import Record
 from experiments.arguments import positive
 from jaxseq.cells.products import summed_gates
+from jaxseq.choice import Implementation
 
-IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred")
-OPTIONS = tuple(option for option in peers.OPTIONS if option != "lengths")  # these cost all implementations the same
-SETTINGS = ("cells", "options", "length", "batches", "features", "hidden", "repeats", "seconds", "devices")
+IMPLEMENTATIONS: tuple[Implementation, ...] = ("scan", "joint", "hoisted", "deferred")
+WAYS = ("forward", "loop")
+SETTINGS = ("cells", "options", "ways", "length", "batches", "features", "hidden", "repeats", "limit", "devices")
 SMOKE = {
     "cells": ("gru",),
     "options": ("dropout",),
@@ -35,18 +32,21 @@ SMOKE = {
     "features": (3,),
     "hidden": (2, 4),
     "repeats": 2,
+    "devices": 1,
 }
+_LEAST_ROUNDS = 3  # or quartiles say nothing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
-    arguments.add_some_of(parser, "cells", measuring.CELLS, default=("lstm", "gru"))
-    arguments.add_some_of(parser, "options", OPTIONS)
+    arguments.add_some_of(parser, "cells", measuring.CELLS, default=("lstm", "gru_reset_after", "simple_rnn"))
+    arguments.add_some_of(parser, "options", OPTIONS, default=("plain", "dropout"))
+    arguments.add_some_of(parser, "ways", WAYS)
     parser.add_argument("--length", type=positive, default=100, metavar="T", help="default: %(default)s")
     for name, letter, default in (
-        ("batches", "B", (1, 8, 32, 128)),
-        ("features", "F", (14, 100, 512)),
-        ("hidden", "H", (8, 32, 128, 512)),
+        ("batches", "B", (8, 32, 128)),
+        ("features", "F", (32, 128)),
+        ("hidden", "H", (8, 32, 128)),
     ):
         parser.add_argument(
             f"--{name}",
@@ -56,64 +56,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"default: {','.join(map(str, default))}",
         )
     parser.add_argument(
-        "--seconds",
-        type=positive,
-        default=2,
-        metavar="S",
-        help="a shape is done with after so many, three samples at least (default: %(default)s)",
+        "--limit",
+        type=arguments.seconds,
+        default=3.0,
+        metavar="SECONDS",
+        help=f"a case begins no new round of samples after so many, {_LEAST_ROUNDS} are always taken "
+        "(default: %(default)g)",
     )
+    parser.set_defaults(devices=None)  # one a core
 
 
 def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     """Measures every implementation at every shape.
 
     Returns:
-      {"notes", "cases"}: a case has its cell, option, batch, features and hidden, and for "forward" and "gradient" the
-      measurements by name, what `jaxseq.explain` picks (`chosen`), and what is surely the fastest (`fastest`): None
-      where the quartiles of two overlap.
+      {"notes", "cases", "failures"}: a case has its work, what `comparison.measure_work` gives, and `picks`, for every
+      way and placement what the engine takes (`chosen`) and what is surely the fastest (`fastest`): None where the
+      quartiles of two overlap.
     """
-    grid = list(itertools.product(options.options, options.cells, options.batches, options.features, options.hidden))
-    cases = []
     measuring.warm_up_compiler()
-    for number, (option, name, batch, features, hidden) in enumerate(grid, 1):
-        measuring.progress(f"{number}/{len(grid)}: {name}, {option}, B {batch}, F {features}, H {hidden}")
-        work = {"cell": name, "option": option, "batch": batch, "features": features, "hidden": hidden}
-        case = record.case(work, functools.partial(_measure_shape, **work, options=options))
-        for measured in measuring.PASSES:  # asked now, of cases that an earlier run measured too
-            case[measured]["chosen"] = _chosen(options.length, **work, measured=measured, devices=options.devices)
-        cases.append(case)
-    return {"notes": measuring.NOTES, "cases": cases}
+    kinds = itertools.product(options.options, options.cells, options.batches, options.features, options.hidden)
+    works = [
+        Work(cell, option, batch, options.length, features, (hidden,))
+        for option, cell, batch, features, hidden in kinds
+    ]
+    cases = []
+    for number, work in enumerate(works, 1):
+        measuring.progress(f"{number}/{len(works)}: {work}")
+        places = comparison.placements(work, options.devices)
+        measure_work = functools.partial(
+            comparison.measure_work,
+            work,
+            _candidates(work),
+            ways=options.ways,
+            placements=places,
+            repeats=options.repeats,
+            seconds=options.limit,
+            least_rounds=_LEAST_ROUNDS,
+        )
+        case = record.case(work._asdict(), measure_work)
+        cases.append({**case, "picks": _picks(work, case["implementations"], options.ways, places)})
+    return {"notes": comparison.NOTES, "cases": cases, "failures": comparison.failures(cases)}
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as Markdown: a row a shape, and how the engine's choice fares."""
-    header = ["cell", "option", "B", "F", "H"]
-    for measured in measuring.PASSES:
-        header += [f"{measuring.PASS_TITLES[measured]}: {name}, ms" for name in IMPLEMENTATIONS]
-        header += ["surely fastest", "chosen"]
-    rows = []
-    for case in result["cases"]:
-        row = [case["cell"], case["option"], *(str(case[name]) for name in ("batch", "features", "hidden"))]
-        for measured in measuring.PASSES:
-            found = case[measured]
-            row += [
-                measuring.milliseconds(found[name]["seconds"]) if name in found else "–" for name in IMPLEMENTATIONS
-            ]
-            row += [found["fastest"] or "–", found["chosen"]]
-        rows.append(row)
-    lines = [
-        f"T {result['settings']['length']}, float32. Times: median (quartiles). Surely fastest: its upper quartile is "
-        "below the others' lower ones.",
-        "",
-        measuring.markdown_table(header, rows),
-        "",
-        *(
-            _summary([case for case in result["cases"] if case["option"] == option], option, measured)
-            for option in result["settings"]["options"]
-            for measured in measuring.PASSES
-        ),
+    """Markdown: how the engine's choice fares, then for each way and placement a row a case."""
+    settings = result["settings"]
+    views = _views(result)
+    header = ["what", "option", "cases", "chosen over the fastest: mean", "most", "another is surely faster"]
+    header += ["plain scan over the chosen: least", "mean", "most", "surely slower than the plain scan"]
+    rows = [
+        [_title(*view), option, *_fares([case for case in result["cases"] if case["option"] == option], *view)]
+        for view in views
+        for option in settings["options"]
     ]
-    return "\n".join(lines)
+    parts = [
+        f"T {settings['length']}, float32; B is of all devices together. Times: median (quartiles). Surely: the "
+        "quartiles do not overlap.",
+        measuring.markdown_table(header, rows),
+    ]
+    header = ["cell", "option", "shape", *(f"{name}, ms" for name in IMPLEMENTATIONS), "surely fastest", "chosen"]
+    for view in views:
+        rows = []
+        for case in _cases(result["cases"], *view):
+            pick = case["picks"][view[0]][view[1]]
+            timings = _timings(case["implementations"], *view)
+            rows.append(
+                [case["cell"], case["option"], comparison.work_of(case).shape]
+                + [measuring.milliseconds(timings[name]) if name in timings else "–" for name in IMPLEMENTATIONS]
+                + [pick["fastest"] or "–", pick["chosen"]]
+            )
+        parts += [f"### {_title(*view)}", measuring.markdown_table(header, rows)]
+    return "\n\n".join(parts)
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -122,22 +136,24 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     settings, about = result["settings"], result["environment"]
     panels = list(itertools.product(settings["cells"], settings["batches"]))
-    rows = list(itertools.product(settings["options"], measuring.PASSES))
+    rows = list(itertools.product(_views(result), settings["options"]))
     size = (max(8, 2.6 * len(panels)), 1 + 2.75 * len(rows))
     picture = figure.Figure(figsize=size, layout="constrained")
     axes = picture.subplots(len(rows), len(panels), sharex=True, sharey=True, squeeze=False)
     markers = dict(zip(settings["features"], itertools.cycle("os^vDP"), strict=False))
     styles: dict[str, tuple[str, Any]] = {"joint": ("C2", ":"), "hoisted": ("C0", "--"), "deferred": ("C1", "-")}
-    for row, (option, measured) in zip(axes, rows, strict=True):
+    for row, (view, option) in zip(axes, rows, strict=True):
         for axis, (cell, batch) in zip(row, panels, strict=True):
             kind = (cell, option, batch)
-            cases = [case for case in result["cases"] if (case["cell"], case["option"], case["batch"]) == kind]
+            cases = [
+                case for case in _cases(result["cases"], *view) if (case["cell"], case["option"], case["batch"]) == kind
+            ]
             for features, marker in markers.items():
                 for name, (color, style) in styles.items():
                     ratios = {
-                        case["hidden"]: _median(case, measured, "scan") / _median(case, measured, name)
+                        case["hidden"][0]: _median(case, *view, "scan") / _median(case, *view, name)
                         for case in cases
-                        if case["features"] == features and name in case[measured]
+                        if case["features"] == features and name in _timings(case["implementations"], *view)
                     }
                     axis.plot(list(ratios), list(ratios.values()), style, marker=marker, markersize=4, color=color)
             axis.axhline(1, color="black", linewidth=1)
@@ -147,7 +163,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
             axis.set_xticks(settings["hidden"], [str(hidden) for hidden in settings["hidden"]])
             axis.set_xticks([], minor=True)
             axis.grid(alpha=0.25, which="both")
-        row[0].set_ylabel(f"{option}, {measuring.PASS_TITLES[measured]}\ntimes as fast as the plain scan")
+        row[0].set_ylabel(f"{option}, {_title(*view)}\ntimes as fast as the plain scan", fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("H")
     keys = [lines.Line2D([], [], color=color, linestyle=style, label=name) for name, (color, style) in styles.items()]
@@ -160,101 +176,73 @@ def plot(result: dict[str, Any], path: Path) -> None:
         f"Above 1 it pays: T {settings['length']}; {about['devices']} x {about['device']}, "
         f"{about['cores']} cores, jax {about['jax']}"
     )
-    picture.savefig(path, dpi=110)
+    picture.savefig(path, dpi=80)
 
 
-def _measure_shape(
-    cell: str, option: str, batch: int, features: int, hidden: int, options: argparse.Namespace
+def _candidates(work: Work) -> dict[str, ours.Peer]:
+    joins = summed_gates(measuring.CELLS[work.cell](*work.hidden))
+    return {name: ours.forced(name) for name in IMPLEMENTATIONS if name != "joint" or joins}
+
+
+def _picks(
+    work: Work, implementations: Mapping[str, Any], ways: Sequence[str], places: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Measures every implementation of one layer: compiles, checks, then times them side by side."""
-    layer_cell, drops = measuring.CELLS[cell](hidden), option == "dropout"
-    sizes = (options.length, batch, features)
-    layer = measuring.random_layer(layer_cell, *sizes, devices=options.devices, dropout=RATE if drops else 0.0)
-    names = [name for name in IMPLEMENTATIONS if name != "joint" or summed_gates(layer_cell)]
-    runs: dict[tuple[str, str], Callable[[], Any]] = {}
-    found: dict[str, Any] = {}
-    for measured in measuring.PASSES:
-        found[measured] = {}
-        reference = None
-        for name in names:
-            function = _sharded(
-                measuring.layer_function(layer_cell, measured, implementation=name), measured, options.devices
-            )
-            program = measuring.compile_program(function, *layer)
-            result = program.run()
-            reference = result if reference is None else reference
-            runs[measured, name] = program.run
-            found[measured][name] = {
-                "compile_seconds": program.compile_seconds,
-                "memory": program.memory,
-                "difference": measuring.check_equal(f"{name}, {measured}, of {layer_cell}", result, reference),
-            }
-
-    timings = measuring.time_interleaved(runs, options.repeats, seconds=options.seconds)
-    for measured in measuring.PASSES:
-        for name in names:
-            found[measured][name]["seconds"] = timings[measured, name]._asdict()
-        found[measured]["fastest"] = _surely_fastest({name: timings[measured, name] for name in names})
-    return measuring.rounded(found)
+    """What the engine takes, and what is surely the fastest, for every way and placement."""
+    picks: dict[str, Any] = {}
+    for way in ways:
+        picks[way] = {}
+        for placement, devices in places.items():
+            [chosen] = comparison.chosen(work, devices, gradient=way != "forward")
+            fastest = _surely_fastest(_timings(implementations, way, placement))
+            picks[way][placement] = {"chosen": chosen, "fastest": fastest}
+    return picks
 
 
-def _sharded(function: Callable[..., Any], measured: str, devices: int) -> Callable[..., Any]:
-    """A `measuring.layer_function` whose batch so many devices share, each by itself until gradients are added up."""
-    if devices == 1:
-        return function
-    weights, sequences = jax.P(), jax.P(None, "batch")
-
-    def gradient(*layer: Any) -> Any:
-        of_params, of_inputs = function(*layer)
-        return jax.lax.psum(of_params, "batch"), of_inputs
-
-    return jax.shard_map(
-        function if measured == "forward" else gradient,
-        mesh=measuring.make_mesh(devices),
-        in_specs=(weights, sequences, sequences, sequences),
-        out_specs=(jax.P("batch") if measured == "forward" else weights, sequences),
-        check_vma=False,
-    )
+def _surely_fastest(timings: Mapping[str, Any]) -> str | None:
+    first = min(timings, key=lambda name: timings[name]["upper_quartile"])
+    others = (timing["lower_quartile"] for name, timing in timings.items() if name != first)
+    return first if timings[first]["upper_quartile"] < min(others, default=0.0) else None
 
 
-def _chosen(
-    length: int, cell: str, option: str, batch: int, features: int, hidden: int, measured: str, devices: int
-) -> str:
-    """What the engine takes for a shape."""
-    drops = option == "dropout"
-    choice = jaxseq.explain(
-        measuring.CELLS[cell](hidden),
-        (length, batch // devices, features),
-        dropout=drops,
-        recurrent_dropout=drops,
-        gradient=measured == "gradient",
-        sharded=devices > 1,
-    )
-    return choice.implementation
+def _views(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Way and placement of all that was measured."""
+    ways = result["settings"]["ways"]
+    return [view for view in itertools.product(ways, comparison.PLACEMENTS) if _cases(result["cases"], *view)]
 
 
-def _surely_fastest(timings: dict[str, measuring.Timing]) -> str | None:
-    first = min(timings, key=lambda name: timings[name].upper_quartile)
-    others = (timing.lower_quartile for name, timing in timings.items() if name != first)
-    return first if timings[first].upper_quartile < min(others) else None
+def _title(way: str, placement: str) -> str:
+    return f"{comparison.WAY_TITLES[way]}, {comparison.PLACEMENTS[placement]}"
 
 
-def _median(case: dict[str, Any], measured: str, name: str) -> float:
-    return case[measured][name]["seconds"]["median"]
+def _cases(cases: Sequence[dict[str, Any]], way: str, placement: str) -> list[dict[str, Any]]:
+    """Those that were measured so: a batch that no devices divide is not sharded."""
+    return [case for case in cases if placement in case["picks"][way]]
 
 
-def _summary(cases: list[dict[str, Any]], option: str, measured: str) -> str:
+def _timings(implementations: Mapping[str, Any], way: str, placement: str) -> dict[str, Any]:
+    """The timings by implementation; without those that failed, or that the cell does not have."""
+    timings = {name: comparison.timing_of(found, way, placement) for name, found in implementations.items()}
+    return {name: timing for name, timing in timings.items() if timing is not None}
+
+
+def _median(case: dict[str, Any], way: str, placement: str, name: str) -> float:
+    return _timings(case["implementations"], way, placement)[name]["median"]
+
+
+def _fares(cases: Sequence[dict[str, Any]], way: str, placement: str) -> list[str]:
     """How much is lost to the fastest, and gained over the plain scan, by what the engine picks."""
-    lost = [
-        _median(case, measured, case[measured]["chosen"])
-        / min(_median(case, measured, name) for name in IMPLEMENTATIONS if name in case[measured])
-        for case in cases
-    ]
-    gained = [_median(case, measured, "scan") / _median(case, measured, case[measured]["chosen"]) for case in cases]
-    beaten = sum(case[measured]["fastest"] not in (None, case[measured]["chosen"]) for case in cases)
-    return (
-        f"- {option}, {measuring.PASS_TITLES[measured]}, {len(cases)} shapes: another is surely faster than the chosen "
-        f"one at {beaten}; the chosen one takes {statistics.fmean(lost):.2f} times the fastest's time in the mean, "
-        f"{max(lost):.2f} at most; the plain scan takes {min(gained):.2f} to {max(gained):.2f} times the chosen one's, "
-        f"{statistics.fmean(gained):.2f} in the mean."
-    )
+    lost, gained, beaten, slower = [], [], 0, 0
+    for case in _cases(cases, way, placement):
+        timings, pick = _timings(case["implementations"], way, placement), case["picks"][way][placement]
+        if pick["chosen"] not in timings:  # it failed, and is named
+            continue
+        own = timings[pick["chosen"]]
+        lost.append(own["median"] / min(timing["median"] for timing in timings.values()))
+        gained.append(timings["scan"]["median"] / own["median"])
+        beaten += pick["fastest"] not in (None, pick["chosen"])
+        slower += comparison.ratio(own, timings["scan"]).verdict == "behind"
+    if not lost:
+        return ["0"] + ["–"] * 7
+    ratios = [statistics.fmean(lost), max(lost), min(gained), statistics.fmean(gained), max(gained)]
+    mean, most, least, *rest = (f"{ratio:.2f}" for ratio in ratios)
+    return [str(len(lost)), mean, most, str(beaten), least, *rest, str(slower)]

@@ -81,7 +81,7 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
             measure_work = functools.partial(
                 comparison.measure_work,
                 work,
-                names,
+                {name: PEERS[name] for name in names},
                 ways=_WAYS,
                 placements={"one": 1},
                 repeats=options.repeats,

@@ -21,6 +21,13 @@ class Step(NamedTuple):
     mask: jax.Array | None  # bool [B]
     reset: jax.Array | None  # bool [B]
 
+    @property
+    def real_inputs(self) -> jax.Array:
+        """The inputs where the mask is True, else zeros: a NaN that was projected would make all gradients NaN."""
+        if self.mask is None:
+            return self.inputs
+        return where(self.mask, self.inputs, jnp.zeros_like(self.inputs))
+
 
 class Call(NamedTuple):
     """The checked arguments of one call, all floats in the dtype of the computation."""
@@ -74,8 +81,6 @@ def prepare(
 
     if mask is not None:
         mask = check_flags("mask", mask, inputs.shape[:-1])
-        # Not only held back below: a NaN that reached the projection would make every weight gradient NaN.
-        inputs = jnp.where(mask[..., None], inputs, jnp.zeros((), dtype))
     if resets is not None:
         resets = check_flags("resets", resets, inputs.shape[:-1])
         if reverse:  # the sequence that starts at t ends, for the backward run, before t - 1

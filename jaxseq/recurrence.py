@@ -428,7 +428,7 @@ def _run(
 
     def run(state: Any, steps: Step) -> tuple[Any, Any]:
         if is_hoisted:
-            drive = cell.project(constants.params, steps.inputs, constants.dropout_masks)
+            drive = cell.project(constants.params, steps.real_inputs, constants.dropout_masks)
             steps = steps._replace(inputs=drive if gates == 1 else part_gates(drive, gates))
         if implementation == "joint" and length:
             sums: Any = summed_gates(cell)  # a cell without them was refused above
@@ -471,9 +471,7 @@ def _advance(cell: Cell, call: Call, state: Any, step: Step, *, project: bool) -
     """One step of any call: reset, project, step, hold."""
     if step.reset is not None:
         state = where(step.reset, call.initial_state, state)
-    drive = step.inputs
-    if project:
-        drive = cell.project(call.params, drive, call.dropout_masks)
+    drive = cell.project(call.params, step.real_inputs, call.dropout_masks) if project else step.inputs
     new_state, output = cell.step(call.params, state, drive, call.dropout_masks)
     check_state(f"the state that {type(cell).__name__}.step returns", new_state, state, dtypes=True)
     if step.mask is not None:

@@ -39,7 +39,7 @@ TESTS = {  # the quickest to notice first
     "cells/settings.py": _CELLS,
     "cells/simple_rnn.py": _CELLS,
     "calls.py": _ENGINE,
-    "choice.py": ["test_joint.py", *_ENGINE],
+    "choice.py": ["test_choice.py", "test_joint.py", *_ENGINE],
     "deferral.py": ["test_deferral.py", *_ENGINE],
     "forward.py": ["test_forward.py", *_ENGINE],
     "invariants.py": ["test_invariants.py", *_ENGINE],

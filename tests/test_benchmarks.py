@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxseq
 from benchmarks import implementations, measuring, scan_vs_unrolled
 from benchmarks.__main__ import RESULTS, main
 from jaxseq.choice import IMPLEMENTATIONS
@@ -190,34 +190,72 @@ def test_a_result_says_what_it_was_measured_on(scanned):
 
 def test_implementations_are_compared_at_every_shape(compared):
     result, out, _, directory = compared
-    assert [case["hidden"] for case in result["cases"]] == list(implementations.SMOKE["hidden"])
-    assert {case["option"] for case in result["cases"]} == {"dropout"}
+    assert [case["hidden"] for case in result["cases"]] == [[hidden] for hidden in implementations.SMOKE["hidden"]]
+    assert {case["option"] for case in result["cases"]} == {"dropout"} and result["failures"] == []
     for case in result["cases"]:
-        for measured in measuring.PASSES:
-            found = case[measured]
-            assert found["chosen"] in implementations.IMPLEMENTATIONS
-            seconds = {name: found[name]["seconds"] for name in implementations.IMPLEMENTATIONS}
-            for name in implementations.IMPLEMENTATIONS:
-                check_measurement(found[name])
+        assert list(case["implementations"]) == list(implementations.IMPLEMENTATIONS)
+        for way in implementations.WAYS:
+            for found in case["implementations"].values():
+                check_measurement(found[way]["one"])
+            seconds = {name: found[way]["one"]["seconds"] for name, found in case["implementations"].items()}
             surely = [
                 name
                 for name, own in seconds.items()
                 if all(own["upper_quartile"] < seconds[other]["lower_quartile"] for other in {*seconds} - {name})
             ]
-            assert [found["fastest"]] == (surely or [None])
-    assert out.count("| gru ") == len(result["cases"])
-    lost = re.findall(r"surely faster than the chosen one at \d; the chosen one takes ([\d.]+) times", out)
-    assert len(lost) == 2 and all(float(ratio) >= 1 for ratio in lost)
+            pick = case["picks"][way]["one"]
+            assert pick["chosen"] in implementations.IMPLEMENTATIONS and [pick["fastest"]] == (surely or [None])
+    assert out.count("| gru ") == len(implementations.WAYS) * len(result["cases"])
     assert (directory / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_implementations_are_compared_where_devices_share_the_batch(run):
-    result, _, _, _ = run(["implementations", "--smoke", "--devices", "2", "--hidden", "4"])
-    assert result["environment"]["devices"] == 2
-    [case] = result["cases"]
-    for measured in measuring.PASSES:
-        for name in implementations.IMPLEMENTATIONS:
-            check_measurement(case[measured][name])
+def timings(**medians):
+    """Implementations timed in a loop on one device, their quartiles a tenth around."""
+    return {
+        name: {
+            "loop": {
+                "one": {"seconds": {"median": value, "lower_quartile": 0.9 * value, "upper_quartile": 1.1 * value}}
+            }
+        }
+        for name, value in medians.items()
+    }
+
+
+def test_implementations_say_how_the_choice_fares():
+    picks = [
+        (timings(scan=2.0, joint=1.0), "joint", "joint"),
+        (timings(scan=1.0, joint=1.05), "joint", None),
+        (timings(scan=1.0, joint=2.0, hoisted=3.0), "joint", "scan"),
+        ({**timings(scan=1.0), "joint": {"failed": "it differs"}}, "joint", None),  # it is named, and has no time
+        ({**timings(scan=1.0), "joint": {"loop": {}}}, "scan", None),
+    ]
+    cases = []
+    for found, chosen, fastest in picks:
+        assert implementations._surely_fastest(implementations._timings(found, "loop", "one")) == fastest
+        cases.append({"implementations": found, "picks": {"loop": {"one": {"chosen": chosen, "fastest": fastest}}}})
+    count, mean, most, beaten, least, middle, greatest, slower = implementations._fares(cases, "loop", "one")
+    assert (count, beaten, slower) == ("4", "1", "1") and (most, least, greatest) == ("2.00", "0.50", "2.00")
+    assert float(mean) == pytest.approx((1 + 1.05 + 2 + 1) / 4, abs=0.01)
+    assert float(middle) == pytest.approx((2 + 1 / 1.05 + 0.5 + 1) / 4, abs=0.01)
+    assert implementations._fares(cases[3:4], "loop", "one")[0] == "0"
+    assert implementations._fares(cases, "loop", "sharded")[0] == "0"
+
+
+def test_an_implementation_that_differs_is_not_timed_and_the_run_fails(monkeypatch, tmp_path, capsys):
+    right = jaxseq.scan
+
+    def with_a_mistake(cell, params, inputs, *, implementation, **how):
+        state, outputs = right(cell, params, inputs, implementation=implementation, **how)
+        return state, outputs if implementation == "scan" else 1.01 * outputs
+
+    monkeypatch.setattr(jaxseq, "scan", with_a_mistake)
+    monkeypatch.setattr(measuring, "warm_up_compiler", lambda: None)
+    path = tmp_path / "r.json"
+    assert main(["implementations", "--smoke", "--ways", "forward", "--hidden", "2", "--json", str(path)]) == 1
+    [case] = json.loads(path.read_text())["cases"]
+    assert [list(found) for found in case["implementations"].values()] == [["forward"], *[["failed"]] * 3]
+    error = "error: joint, gru, B2 T3 F3 H2, dropout: UnequalResults: joint, forward, one, of gru"
+    assert capsys.readouterr().err.splitlines()[-3].startswith(error)
 
 
 def test_list_names_every_benchmark(capsys):
@@ -261,8 +299,8 @@ def test_a_wrong_argument_is_one_line(arguments, words, capsys):
 def test_unequal_results_are_an_error_and_nothing_is_timed(monkeypatch, capsys):
     right = measuring.layer_function
 
-    def with_a_mistake(cell, measured, *, implementation):
-        function = right(cell, measured, implementation=implementation)
+    def with_a_mistake(cell, measured, *, implementation, **how):
+        function = right(cell, measured, implementation=implementation, **how)
         if implementation == "scan":
             return function
         return lambda *arguments: jax.tree.map(lambda leaf: 1.01 * leaf, function(*arguments))
@@ -273,10 +311,10 @@ def test_unequal_results_are_an_error_and_nothing_is_timed(monkeypatch, capsys):
     monkeypatch.setattr(measuring, "layer_function", with_a_mistake)
     monkeypatch.setattr(measuring, "time_interleaved", never)
     monkeypatch.setattr(measuring, "warm_up_compiler", lambda: None)
-    assert main(["implementations", "--smoke"]) == 1
+    assert main(["scan_vs_unrolled", "--smoke", "--cell", "simple_rnn", "--lengths", "4"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.splitlines()[-1].startswith("error: joint, forward, of GRU(hidden_size=2) must equal")
+    assert "must equal the first case within" in printed.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("wrong", [1.001, np.nan])
@@ -369,9 +407,13 @@ def test_devices_share_the_batch(compared, tmp_path):
     assert process.returncode == 0, err
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["environment"]["devices"] == result["settings"]["devices"] == 2
-    for two, one in zip(result["cases"], compared[0]["cases"], strict=True):
-        sizes = [case["gradient"]["scan"]["memory"]["argument_bytes"] for case in (two, one)]
-        assert sizes[0] < sizes[1]
+    for case in result["cases"]:
+        for way in implementations.WAYS:
+            for found in case["implementations"].values():
+                check_measurement(found[way]["sharded"])
+                sizes = [found[way][placement]["memory"]["argument_bytes"] for placement in ("one", "sharded")]
+                assert sizes[1] < sizes[0]
+    assert all("sharded" not in case["picks"]["loop"] for case in compared[0]["cases"])
 
 
 def test_ctrl_c_is_one_line_and_does_not_wait_for_the_compiler(tmp_path):

@@ -39,14 +39,14 @@ def quick_compiler(monkeypatch):
 def data_and_reference(work, way):
     """The work's data, and what jaxseq makes of them."""
     placed, references = comparison._Placed(peers.draw(work)), {}
-    comparison._compile_and_compare(OURS, work, placed, (way,), {"one": 1}, references)
+    comparison._compile_and_compare(PEERS[OURS], work, placed, (way,), {"one": 1}, references)
     return placed, references
 
 
 def compare(name, work, way):
     """Raises UnequalResults where a peer gives something else than jaxseq."""
     placed, references = data_and_reference(work, way)
-    found, _ = comparison._compile_and_compare(name, work, placed, (way,), {"one": 1}, references)
+    found, _ = comparison._compile_and_compare(PEERS[name], work, placed, (way,), {"one": 1}, references)
     [measured] = found[way].values()
     assert measured["difference"] < 1e-5
 
@@ -314,12 +314,12 @@ def test_a_batch_is_sharded_over_as_many_devices_as_divide_it(batch, devices, sh
 
 
 def test_scaling_fits_slopes_to_every_size(run, monkeypatch):
-    def measure_work(work, names, *, ways, placements, repeats, seconds):
+    def measure_work(work, candidates, *, ways, placements, repeats, seconds):
         assert placements == {"one": 1}
         time = dict.fromkeys(("lower_quartile", "median", "upper_quartile"), work.length * work.batch**0.5)
         memory = {"temporary_bytes": 10**6 * work.hidden[0] ** 2}
         found = {way: {"one": {"memory": memory, "seconds": time}} for way in ways}
-        return {"implementations": {name: found for name in names} | {"pytorch": {"cannot": "it is absent"}}}
+        return {"implementations": dict.fromkeys(candidates, found) | {"pytorch": {"cannot": "it is absent"}}}
 
     monkeypatch.setattr(comparison, "measure_work", measure_work)
     monkeypatch.setattr(measuring, "warm_up_compiler", lambda: None)

@@ -1,5 +1,7 @@
 """jaxseq, in whose layout everything is compared."""
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import jaxseq
 from benchmarks import measuring
 from benchmarks.peers.peer import Peer, Run, standard
 from benchmarks.peers.work import Work
+from jaxseq.choice import Implementation
 from jaxseq.recurrence import state_output
 
 
@@ -24,13 +27,16 @@ def _gradients(cell: Any, params: Any) -> dict[str, np.ndarray]:
     return standard(w_input, w_hidden, bias, np.split(np.asarray(second[0]), 3)[2] if second else None)
 
 
-def _layer(work: Work, features: int, hidden: int, reverse: bool) -> Run:
+def _layer(
+    work: Work, features: int, hidden: int, reverse: bool, *, implementation: Implementation | None = None
+) -> Run:
     del features
     cell = measuring.CELLS[work.cell](hidden)
 
     def run(params: Any, inputs: jax.Array, lengths: Any, masks: Any) -> tuple[jax.Array, jax.Array]:
         real = None if lengths is None else jaxseq.length_mask(lengths, len(inputs))
-        state, outputs = jaxseq.scan(cell, params, inputs, mask=real, dropout_masks=masks, reverse=reverse)
+        how: dict[str, Any] = {"mask": real, "dropout_masks": masks, "reverse": reverse}
+        state, outputs = jaxseq.scan(cell, params, inputs, implementation=implementation, **how)
         return state_output(cell, params, state), outputs
 
     return run
@@ -60,3 +66,10 @@ PEER = Peer(
     layer=_layer,
     both=_both,
 )
+
+
+def forced(implementation: Implementation) -> Peer:
+    """jaxseq by one implementation, where the engine is not asked for its choice."""
+    return dataclasses.replace(
+        PEER, title=implementation, layer=functools.partial(_layer, implementation=implementation), both=None
+    )

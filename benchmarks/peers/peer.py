@@ -44,6 +44,7 @@ class Peer:
       variables: of the environment, set before it is imported.
       prepare: sets the module up once it is imported; raises Missing where it cannot be compared.
       batch_major: sequences are [B, T, F] in place of [T, B, F].
+      has_threads: it is no JAX program, and takes the cores with threads of its own.
     """
 
     title: str
@@ -59,6 +60,7 @@ class Peer:
     variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prepare: Callable[[Any], None] = lambda module: None
     batch_major: bool = False
+    has_threads: bool = False
 
     def reason(self, work: Work) -> str:
         """Why it cannot do this work; empty where it can."""

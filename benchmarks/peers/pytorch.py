@@ -50,4 +50,5 @@ PEER = Peer(
     layer=_layer,
     prepare=_prepare,
     cannot={"gru": RESETS_AFTER, "dropout": NO_DROPOUT},
+    has_threads=True,
 )

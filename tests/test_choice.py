@@ -1,0 +1,146 @@
+"""What the engine chooses by itself: rules set from measurements, which these tables repeat where each one begins."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxseq
+from tests.examples import CELLS, B, F, MinimalGatedUnit, T
+
+
+def test_explain_says_what_scan_takes():
+    assert jaxseq.explain(CELLS["lstm"], (T, B, F), implementation="unrolled").implementation == "unrolled"
+    choice = jaxseq.explain(CELLS["lstm"], (T, B, F))
+    assert choice.implementation in ("scan", "joint", "hoisted", "deferred") and choice.reason
+
+
+BY_ITSELF = [  # H, the inputs' shape, what an LSTM takes forward and differentiated, and on one of several devices
+    (32, (T, 129, 383), "scan scan scan scan"),
+    (32, (T, 129, 384), "hoisted hoisted scan scan"),  # F is 12 H
+    (256, (T, 33, 395), "scan scan scan scan"),
+    (256, (T, 33, 396), "hoisted hoisted scan scan"),  # F is 12 B
+    (32, (T, 128, 127), "scan scan scan scan"),
+    (32, (T, 128, 128), "hoisted scan scan scan"),  # F is 4 H, B H 4096
+    (32, (T, 32, 95), "scan scan scan scan"),
+    (32, (T, 32, 96), "scan deferred scan scan"),  # F + H is 4 B
+    (128, (T, 32, 31), "scan scan scan scan"),
+    (128, (T, 32, 32), "scan deferred scan scan"),  # and F a quarter of H
+    (128, (T, 33, 32), "scan scan scan scan"),  # B is above 32
+    (32, (T, 32, 128), "hoisted hoisted scan scan"),  # F is 4 B and 4 H, B 32
+    (32, (T, 33, 128), "hoisted scan scan scan"),
+    (129, (T, 32, 64), "scan scan scan scan"),
+    (129, (T, 32, 65), "scan deferred scan scan"),  # or half of H
+    (644, (T, 32, 380), "scan deferred scan deferred"),  # F + H is 32 B
+    (644, (T, 32, 379), "scan deferred scan scan"),
+    (32, (T, 16, 32), "joint deferred joint joint"),  # F + H is 64, B H 512
+    (32, (T, 17, 32), "scan joint scan joint"),
+    (32, (T, 17, 33), "scan scan scan scan"),
+    (33, (T, 16, 32), "scan deferred scan scan"),  # B is 16
+    (132, (T, 16, 59), "scan deferred scan scan"),
+    (132, (T, 16, 60), "scan deferred scan deferred"),  # F + H is 12 B
+    (8, (T, 32, 16), "joint deferred joint deferred"),  # B G H is 1024
+    (8, (T, 33, 16), "joint joint joint joint"),
+    (8, (T, 64, 57), "hoisted deferred scan deferred"),  # F + H is 65, B G H 2048
+    (8, (T, 65, 57), "hoisted scan scan scan"),
+    (8, (T, 32, 57), "hoisted deferred hoisted deferred"),  # B H is 256
+    (8, (T, 33, 57), "hoisted deferred scan deferred"),
+    (63, (T, 8, 14), "scan deferred scan deferred"),  # B is 8
+    (63, (T, 9, 14), "scan deferred scan scan"),
+    (64, (T, 2, 2, 14), "scan deferred scan deferred"),  # every batch axis counts
+    (64, (T, 3, 3, 14), "scan deferred scan scan"),
+    (64, (T, 1, 16), "hoisted deferred hoisted deferred"),
+    (512, (T, 14), "scan scan scan scan"),  # how many sequences a vmap runs beside this one is unknown
+    (8, (T, 96), "hoisted hoisted scan scan"),
+    (32, (T, 32), "scan joint scan joint"),
+    (64, (T, 0, 11), "scan scan scan scan"),
+]
+MASKED_BY_ITSELF = [  # the same with a mask for each gate, of inputs and state
+    (32, (T, 129, 384), "scan scan scan scan"),
+    (32, (T, 32, 127), "scan scan scan scan"),
+    (32, (T, 32, 128), "hoisted hoisted scan scan"),  # F is 4 B and 4 H, B 32
+    (32, (T, 33, 128), "scan scan scan scan"),
+    (32, (T, 128, 96), "joint joint joint joint"),  # F + H is 128
+    (32, (T, 128, 97), "scan scan scan scan"),
+    (8, (T, 32, 16), "joint deferred joint deferred"),  # B G H is 1024
+    (8, (T, 65, 16), "joint joint joint joint"),
+    (8, (T, 33, 121), "scan scan scan scan"),  # F + H is 129, F above 4 H
+    (26, (T, 19, 103), "scan deferred scan deferred"),  # F + H is 129, B G H 1976
+    (32, (T, 8, 128), "hoisted deferred hoisted deferred"),  # F is 4 H, B 8
+    (32, (T, 9, 128), "hoisted deferred scan deferred"),  # and F not above 4 H
+    (512, (T, 8, 14), "scan deferred scan deferred"),  # B is 8
+    (64, (T, 9, 14), "joint joint joint joint"),
+    (64, (T, 3, 3, 14), "joint joint joint joint"),
+    (512, (T, 14), "scan scan scan scan"),
+    (32, (T, 32), "joint joint joint joint"),
+    (64, (T, 0, 11), "scan scan scan scan"),
+]
+
+
+def explained(cell, shape, **what):
+    """What is taken forward and differentiated, and the same on one of several devices."""
+    explain = functools.partial(jaxseq.explain, cell, shape, **what)
+    kinds = [{"gradient": gradient, "sharded": sharded} for sharded in (False, True) for gradient in (False, True)]
+    with jax.default_device(jax.devices("cpu")[0]):
+        return [explain(**kind).implementation for kind in kinds]
+
+
+@pytest.mark.parametrize(("hidden", "shape", "wanted"), BY_ITSELF)
+def test_what_explain_picks_on_a_cpu(hidden, shape, wanted):
+    assert explained(jaxseq.LSTM(hidden), shape) == wanted.split()
+
+
+def test_a_cell_of_one_gate_is_deferred_up_to_1024_numbers_where_it_could_be_joined():
+    assert explained(jaxseq.SimpleRNN(32), (T, 32, 14)) == ["scan", "deferred"] * 2
+    assert explained(jaxseq.SimpleRNN(32), (T, 33, 14)) == ["scan", "joint"] * 2
+
+
+def test_what_cannot_be_joined_is_hoisted_or_left_as_it_is():
+    gru = jaxseq.GRUResetAfter(32)
+    assert explained(gru, (T, 16, 32)) == ["hoisted", "deferred"] * 2
+    assert explained(gru, (T, 22, 32)) == ["scan"] * 4
+    assert explained(gru, (T, 22, 32), dropout=True, recurrent_dropout=True) == ["scan"] * 4
+
+
+@pytest.mark.parametrize(("hidden", "shape", "wanted"), MASKED_BY_ITSELF)
+def test_what_explain_picks_on_a_cpu_with_both_dropouts(hidden, shape, wanted):
+    both = {"dropout": True, "recurrent_dropout": True}
+    assert explained(jaxseq.LSTM(hidden), shape, **both) == wanted.split()
+    for one in both:  # a mask alone has few products
+        assert explained(jaxseq.LSTM(hidden), shape, **{one: True}) == wanted.replace("joint", "scan").split()
+
+
+def test_a_cell_that_does_not_say_how_many_gates_it_has_is_taken_to_have_four():
+    class Silent(MinimalGatedUnit):
+        @property
+        def gates(self):
+            raise AttributeError("it does not say")
+
+    assert explained(MinimalGatedUnit(32), (T, 32, 14))[1] == "deferred"
+    assert explained(Silent(32), (T, 32, 14))[1] == "scan"
+
+
+def test_two_recurrent_products_are_joined_forward_or_where_they_are_masked():
+    gru, both = jaxseq.GRU(32), {"dropout": True, "recurrent_dropout": True}
+    assert explained(gru, (T, 16, 32)) == ["joint", "deferred"] * 2
+    assert explained(gru, (T, 17, 32))[0] == "scan"
+    assert explained(gru, (T, 22, 32)) == ["scan"] * 4
+    assert explained(gru, (T, 17, 32), **both) == ["joint"] * 4
+
+
+def test_the_choice_knows_whether_other_devices_take_the_cores():
+    """Inside a `shard_map`: there one product of many steps has one core."""
+    cell, shape = jaxseq.LSTM(128), (T, 16, 32)
+    devices = jax.devices("cpu")[:2]
+    mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices, axis_types=(jax.sharding.AxisType.Auto,))
+    chosen = []
+
+    def run(values):
+        chosen.append(jaxseq.explain(cell, shape).implementation)
+        return values
+
+    spec = jax.P("batch")
+    jax.eval_shape(jax.jit(jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)), jnp.ones(len(devices)))
+    assert chosen == [jaxseq.explain(cell, shape, sharded=len(devices) > 1).implementation]
+    assert jaxseq.explain(cell, shape) == jaxseq.explain(cell, shape, sharded=False)
