@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import arguments, comparison, measuring
-from benchmarks.peers import OPTIONS, Work, ours
+from benchmarks.peers import OPTIONS, Peer, Work, ours
 from benchmarks.record import Record
 from experiments.arguments import positive
 from jaxseq.cells.products import summed_gates
@@ -163,7 +163,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
             axis.set_xticks(settings["hidden"], [str(hidden) for hidden in settings["hidden"]])
             axis.set_xticks([], minor=True)
             axis.grid(alpha=0.25, which="both")
-        row[0].set_ylabel(f"{option}, {_title(*view)}\ntimes as fast as the plain scan", fontsize=8)
+        row[0].set_ylabel(f"{_title(*view)}\n{option}".replace(", ", "\n"), fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("H")
     keys = [lines.Line2D([], [], color=color, linestyle=style, label=name) for name, (color, style) in styles.items()]
@@ -173,13 +173,13 @@ def plot(result: dict[str, Any], path: Path) -> None:
     ]
     picture.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False)
     picture.suptitle(
-        f"Above 1 it pays: T {settings['length']}; {about['devices']} x {about['device']}, "
+        f"Times as fast as the plain scan: T {settings['length']}; {about['devices']} x {about['device']}, "
         f"{about['cores']} cores, jax {about['jax']}"
     )
     picture.savefig(path, dpi=80)
 
 
-def _candidates(work: Work) -> dict[str, ours.Peer]:
+def _candidates(work: Work) -> dict[str, Peer]:
     joins = summed_gates(measuring.CELLS[work.cell](*work.hidden))
     return {name: ours.forced(name) for name in IMPLEMENTATIONS if name != "joint" or joins}
 

@@ -1,7 +1,6 @@
 """Which implementation of a recurrence a call takes, by rules that were measured.
 
-How they fare is in benchmarks/results/implementations.json and implementations_sharded.json, which
-`python -m benchmarks implementations` wrote.
+How they fare is in benchmarks/results/implementations.md, which `python -m benchmarks implementations` wrote.
 """
 
 import functools
@@ -67,7 +66,7 @@ def choose(
     if implementation is None:
         masked = dropout or recurrent_dropout
         # Where one of the two has masks the other is a single product, and a joint one would be several.
-        products = len(sums) if sums is not None and dropout == recurrent_dropout else 0
+        products = None if sums is None else len(sums) if dropout == recurrent_dropout else 0
         gates = getattr(cell, "gates", _GATES_UNKNOWN)
         sharded = is_sharded() if sharded is None else sharded
         return _fastest(platform(), shape, cell.hidden_size, gates, products, masked, gradient, sharded)
@@ -100,14 +99,15 @@ def _fastest(
     shape: tuple[int, ...],
     hidden_size: int,
     gates: int,
-    joint_products: int,
+    joint_products: int | None,
     masked: bool,
     gradient: bool,
     sharded: bool,
 ) -> Choice:
-    """The implementation that was measured fastest; `joint_products`: of a step that joins them, else 0.
+    """The implementation that was measured fastest.
 
-    Of one sequence [T, F] nobody knows how many a `vmap` runs beside it: it is taken for one of a large batch.
+    `joint_products`: of a step that joins them; 0 where these masks keep it from that, None where the cell cannot. Of
+    one sequence [T, F] nobody knows how many a `vmap` runs beside it: it is taken for one of a large batch.
     """
     if platform != "cpu":
         return _ACCELERATOR
@@ -116,28 +116,37 @@ def _fastest(
         return _EMPTY
     if gradient:
         return _differentiated_on_a_cpu(features, batch, hidden_size, gates, joint_products, masked, sharded)
-    return _forward_on_a_cpu(features, batch, hidden_size, joint_products, masked, sharded)
+    return _forward_on_a_cpu(features, batch, hidden_size, gates, joint_products, masked, sharded)
 
 
 def _forward_on_a_cpu(
-    features: int, batch: float, hidden: int, joint_products: int, masked: bool, sharded: bool
+    features: int, batch: float, hidden: int, gates: int, joint_products: int | None, masked: bool, sharded: bool
 ) -> Choice:
     """A joint product halves the calls of small products; hoisting reads the input weights once, and costs drives.
 
     Of several devices each has a core of its own for the one product of all inputs, which then pays for little alone.
     """
-    if masked:
-        return _masked(features, batch, hidden, joint_products, sharded)
-    if _is_small(features, batch, hidden):
-        return _JOINT if joint_products else _HOISTED
-    times = features / min(hidden, batch)
-    if (times >= _WIDE and not sharded) or (times >= 4 and batch * hidden <= (256 if sharded else 4096)):
+    small, times = _is_small(features, batch, hidden), features / min(hidden, batch)
+    wide = times >= _WIDE and not sharded and not masked
+    if joint_products is None:  # hoisting is all that spares it a product
+        if sharded:
+            fits = batch <= _SOME or small if masked else batch <= _FEW or hidden <= 16
+        else:
+            fits = small or wide or (features >= hidden and batch * hidden <= 4096)
+        return _HOISTED if fits else _SCAN_MASKED if masked else _SCAN
+    if masked and gates > 1 and _is_wide(features, batch, hidden, sharded):
+        return _HOISTED
+    if masked:  # of one gate it is one product for another
+        return _JOINT_MASKED if joint_products and (gates > 1 or small) else _SCAN_MASKED
+    if small:
+        return _JOINT
+    if wide or (times >= 4 and batch * hidden <= (256 if sharded else 4096)):
         return _HOISTED
     return _SCAN
 
 
 def _differentiated_on_a_cpu(
-    features: int, batch: float, hidden: int, gates: int, joint_products: int, masked: bool, sharded: bool
+    features: int, batch: float, hidden: int, gates: int, joint_products: int | None, masked: bool, sharded: bool
 ) -> Choice:
     """As forward; and deferring saves reading and writing (F + H) G H numbers of weights' gradients at every step.
 
@@ -145,34 +154,28 @@ def _differentiated_on_a_cpu(
     several has a core of its own, and gains less.
     """
     if masked:
-        otherwise = _masked(features, batch, hidden, joint_products, sharded)
+        otherwise = _JOINT_MASKED if joint_products and features + hidden <= 128 else _SCAN_MASKED
     else:
         otherwise = _JOINT if joint_products == 1 and features + hidden <= 64 else _SCAN
-    is_costly = masked and features > 4 * hidden  # a product a gate of all inputs of many steps
-    most = _LEAST_GATES if is_costly or otherwise in (_JOINT, _JOINT_MASKED) else _GATES
-    if batch <= _FEW or batch * gates * hidden <= most:
+    numbers = batch * gates * hidden  # of a step's gates
+    many = batch * features > 4096  # of a step's inputs: the product of all steps' reads them from memory
+    most = _LEAST_GATES if many or otherwise in (_JOINT, _JOINT_MASKED) else _GATES
+    if batch <= _FEW or numbers <= most:
         return _DEFERRED
-    if masked:
-        return otherwise
-    if batch <= _SOME and (not sharded or features + hidden >= 12 * batch):
+    if not masked and batch <= _SOME and (not sharded or features + hidden >= 12 * batch):
         return _DEFERRED
-    if not sharded and (_is_wide(features, batch, hidden, sharded) or features >= _WIDE * min(hidden, batch)):
+    wide = features >= 4 * hidden and numbers <= 2**14
+    wide |= not masked and features >= _WIDE * min(hidden, batch)
+    if not sharded and (wide or (joint_products is None and batch <= _MANY and features >= hidden)):
         return _HOISTED
     large = features + hidden >= (32 if sharded else 4) * batch
-    if batch <= _MANY and large and hidden <= max(2 * features, min(4 * features, 128)):
+    if not masked and batch <= _MANY and large and hidden <= max(2 * features, min(4 * features, 128)):
         return _DEFERRED
     return otherwise
 
 
-def _masked(features: int, batch: float, hidden: int, joint_products: int, sharded: bool) -> Choice:
-    """With a mask for each gate, forward, and differentiated where deferring does not pay."""
-    if _is_wide(features, batch, hidden, sharded):
-        return _HOISTED
-    return _JOINT_MASKED if joint_products and features + hidden <= 128 else _SCAN_MASKED
-
-
 def _is_wide(features: int, batch: float, hidden: int, sharded: bool) -> bool:
-    """Whether hoisting paid, with masks too, and for a gradient on one device."""
+    """Whether hoisting pays forward with a mask for each gate."""
     return batch <= (_FEW if sharded else _MANY) and features >= 4 * max(hidden, batch)
 
 

@@ -22,14 +22,15 @@ BY_ITSELF = [  # H, the inputs' shape, what an LSTM takes forward and differenti
     (256, (T, 33, 395), "scan scan scan scan"),
     (256, (T, 33, 396), "hoisted hoisted scan scan"),  # F is 12 B
     (32, (T, 128, 127), "scan scan scan scan"),
-    (32, (T, 128, 128), "hoisted scan scan scan"),  # F is 4 H, B H 4096
+    (32, (T, 128, 128), "hoisted hoisted scan scan"),  # F is 4 H, B H 4096, B G H 2¹⁴
+    (32, (T, 129, 128), "scan scan scan scan"),
     (32, (T, 32, 95), "scan scan scan scan"),
     (32, (T, 32, 96), "scan deferred scan scan"),  # F + H is 4 B
     (128, (T, 32, 31), "scan scan scan scan"),
     (128, (T, 32, 32), "scan deferred scan scan"),  # and F a quarter of H
     (128, (T, 33, 32), "scan scan scan scan"),  # B is above 32
     (32, (T, 32, 128), "hoisted hoisted scan scan"),  # F is 4 B and 4 H, B 32
-    (32, (T, 33, 128), "hoisted scan scan scan"),
+    (32, (T, 33, 128), "hoisted hoisted scan scan"),
     (129, (T, 32, 64), "scan scan scan scan"),
     (129, (T, 32, 65), "scan deferred scan scan"),  # or half of H
     (644, (T, 32, 380), "scan deferred scan deferred"),  # F + H is 32 B
@@ -43,7 +44,9 @@ BY_ITSELF = [  # H, the inputs' shape, what an LSTM takes forward and differenti
     (8, (T, 32, 16), "joint deferred joint deferred"),  # B G H is 1024
     (8, (T, 33, 16), "joint joint joint joint"),
     (8, (T, 64, 57), "hoisted deferred scan deferred"),  # F + H is 65, B G H 2048
-    (8, (T, 65, 57), "hoisted scan scan scan"),
+    (8, (T, 65, 57), "hoisted hoisted scan scan"),
+    (8, (T, 64, 64), "hoisted deferred scan deferred"),  # B F is 4096
+    (8, (T, 64, 65), "hoisted hoisted scan scan"),
     (8, (T, 32, 57), "hoisted deferred hoisted deferred"),  # B H is 256
     (8, (T, 33, 57), "hoisted deferred scan deferred"),
     (63, (T, 8, 14), "scan deferred scan deferred"),  # B is 8
@@ -57,22 +60,24 @@ BY_ITSELF = [  # H, the inputs' shape, what an LSTM takes forward and differenti
     (64, (T, 0, 11), "scan scan scan scan"),
 ]
 MASKED_BY_ITSELF = [  # the same with a mask for each gate, of inputs and state
-    (32, (T, 129, 384), "scan scan scan scan"),
-    (32, (T, 32, 127), "scan scan scan scan"),
-    (32, (T, 32, 128), "hoisted hoisted scan scan"),  # F is 4 B and 4 H, B 32
-    (32, (T, 33, 128), "scan scan scan scan"),
+    (32, (T, 129, 384), "joint scan joint scan"),
+    (32, (T, 128, 384), "joint hoisted joint scan"),  # F is above 4 H, B G H 2¹⁴
+    (32, (T, 32, 127), "joint scan joint scan"),
+    (32, (T, 32, 128), "hoisted hoisted joint scan"),  # F is 4 B and 4 H, B 32
+    (32, (T, 33, 128), "joint hoisted joint scan"),
     (32, (T, 128, 96), "joint joint joint joint"),  # F + H is 128
-    (32, (T, 128, 97), "scan scan scan scan"),
+    (32, (T, 128, 97), "joint scan joint scan"),
     (8, (T, 32, 16), "joint deferred joint deferred"),  # B G H is 1024
     (8, (T, 65, 16), "joint joint joint joint"),
-    (8, (T, 33, 121), "scan scan scan scan"),  # F + H is 129, F above 4 H
-    (26, (T, 19, 103), "scan deferred scan deferred"),  # F + H is 129, B G H 1976
+    (8, (T, 33, 121), "joint deferred joint deferred"),  # F + H is 129, B F 3993
+    (8, (T, 34, 121), "joint hoisted joint scan"),  # B F is 4114
+    (26, (T, 19, 103), "joint deferred joint deferred"),  # B G H is 1976
     (32, (T, 8, 128), "hoisted deferred hoisted deferred"),  # F is 4 H, B 8
-    (32, (T, 9, 128), "hoisted deferred scan deferred"),  # and F not above 4 H
-    (512, (T, 8, 14), "scan deferred scan deferred"),  # B is 8
+    (32, (T, 9, 128), "hoisted deferred joint deferred"),
+    (512, (T, 8, 14), "joint deferred joint deferred"),  # B is 8
     (64, (T, 9, 14), "joint joint joint joint"),
     (64, (T, 3, 3, 14), "joint joint joint joint"),
-    (512, (T, 14), "scan scan scan scan"),
+    (512, (T, 14), "joint scan joint scan"),
     (32, (T, 32), "joint joint joint joint"),
     (64, (T, 0, 11), "scan scan scan scan"),
 ]
@@ -96,11 +101,33 @@ def test_a_cell_of_one_gate_is_deferred_up_to_1024_numbers_where_it_could_be_joi
     assert explained(jaxseq.SimpleRNN(32), (T, 33, 14)) == ["scan", "joint"] * 2
 
 
-def test_what_cannot_be_joined_is_hoisted_or_left_as_it_is():
-    gru = jaxseq.GRUResetAfter(32)
-    assert explained(gru, (T, 16, 32)) == ["hoisted", "deferred"] * 2
-    assert explained(gru, (T, 22, 32)) == ["scan"] * 4
-    assert explained(gru, (T, 22, 32), dropout=True, recurrent_dropout=True) == ["scan"] * 4
+def test_a_masked_cell_of_one_gate_is_joined_forward_where_all_is_small():
+    both = {"dropout": True, "recurrent_dropout": True}
+    assert explained(jaxseq.SimpleRNN(32), (T, 16, 14), **both) == ["joint", "deferred"] * 2
+    assert explained(jaxseq.SimpleRNN(32), (T, 17, 14), **both) == ["scan", "deferred"] * 2
+
+
+@pytest.mark.parametrize(
+    ("hidden", "shape", "plain", "masked"),
+    [
+        (32, (T, 8, 32), "hoisted deferred hoisted deferred", "hoisted deferred hoisted deferred"),
+        (32, (T, 16, 32), "hoisted deferred scan deferred", "hoisted deferred hoisted deferred"),
+        (32, (T, 22, 32), "hoisted hoisted scan scan", "hoisted hoisted scan scan"),  # B G H is above 2048
+        (32, (T, 22, 31), "scan scan scan scan", "scan scan scan scan"),  # F is below H
+        (32, (T, 33, 32), "hoisted scan scan scan", "hoisted scan scan scan"),  # B is above 32
+        (32, (T, 128, 32), "hoisted scan scan scan", "hoisted scan scan scan"),  # B H is 4096
+        (32, (T, 129, 32), "scan scan scan scan", "scan scan scan scan"),
+        (16, (T, 64, 64), "hoisted hoisted hoisted scan", "hoisted hoisted scan scan"),  # F is 4 H
+        (17, (T, 64, 64), "hoisted scan scan scan", "hoisted scan scan scan"),
+        (8, (T, 64, 16), "hoisted deferred hoisted deferred", "hoisted deferred hoisted deferred"),  # B H is 512
+        (128, (T, 129, 1536), "hoisted hoisted scan scan", "scan scan scan scan"),  # F is 12 H
+        (128, (T, 129, 1535), "scan scan scan scan", "scan scan scan scan"),
+    ],
+)
+def test_what_cannot_be_joined_is_hoisted_or_left_as_it_is(hidden, shape, plain, masked):
+    gru = jaxseq.GRUResetAfter(hidden)
+    assert explained(gru, shape) == plain.split()
+    assert explained(gru, shape, dropout=True, recurrent_dropout=True) == masked.split()
 
 
 @pytest.mark.parametrize(("hidden", "shape", "wanted"), MASKED_BY_ITSELF)

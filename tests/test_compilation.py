@@ -31,15 +31,20 @@ def inner_jaxprs(equation):
             yield value
 
 
-def count_dots(jaxpr, shape=None, *, loops=True):
-    """`dot_general`s of a jaxpr, of one output shape or of any, loop bodies counted once or not at all."""
+def count_equations(jaxpr, primitive, shape=None, *, loops=True):
+    """Equations of a primitive, of one output shape or of any, loop bodies counted once or not at all."""
     count = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
+        if equation.primitive.name == primitive:
             count += shape is None or sorted(equation.outvars[0].aval.shape) == sorted(shape)
         elif loops or equation.primitive.name != "scan":
-            count += sum(count_dots(inner, shape, loops=loops) for inner in inner_jaxprs(equation))
+            inner = inner_jaxprs(equation)
+            count += sum(count_equations(one, primitive, shape, loops=loops) for one in inner)
     return count
+
+
+def count_dots(jaxpr, shape=None, *, loops=True):
+    return count_equations(jaxpr, "dot_general", shape, loops=loops)
 
 
 def loop_bodies(jaxpr):
@@ -100,6 +105,21 @@ def test_one_product_for_each_weight_gradient_of_a_whole_batch(name):
             by_w_input = cell.gates * cell.hidden_size, F
             assert count_dots(body, by_w_input) == (not hoisted)
             assert count_dots(jaxpr, by_w_input, loops=False) == hoisted
+
+
+@pytest.mark.parametrize("implementation", ["scan", "joint"])
+def test_padding_costs_no_pass_over_the_inputs_nor_their_gradients(implementation):
+    """They are zeroed where a step reads them."""
+    cell, inputs, mask = jaxseq.LSTM(2), jnp.ones((T, B, F)), jnp.ones((T, B), bool)
+    params = random_params(cell, F, dtype="float32")
+
+    def loss(params, inputs):
+        return jaxseq.scan(cell, params, inputs, mask=mask, implementation=implementation)[1].sum()
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(params, inputs).jaxpr
+    count = functools.partial(count_equations, jaxpr, "select_n")
+    assert count((T, B, F), loops=False) == 0
+    assert count((B, F)) >= 2  # of the inputs forward, of their gradients backward, and what is made again there
 
 
 @every_cell
