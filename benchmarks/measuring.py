@@ -88,7 +88,6 @@ class Layer(NamedTuple):
     params: Any
     inputs: jax.Array  # [T, B, F]
     cotangents: jax.Array  # [T, B, H], what the gradient of the outputs is
-    masks: jaxseq.DropoutMasks | None  # of the inputs and of the recurrent product; None without dropout
 
 
 def make_mesh(devices: int) -> jax.sharding.Mesh:
@@ -111,7 +110,6 @@ def random_layer(
     features: int,
     *,
     devices: int,
-    dropout: float = 0.0,
     seed: int = 0,
 ) -> Layer:
     """Draws a layer's parameters and data.
@@ -122,7 +120,6 @@ def random_layer(
       batch: B.
       features: F.
       devices: how many devices share the batch.
-      dropout: the rate of dropout of the inputs and of the recurrent product.
       seed: of everything drawn.
     Returns:
       The layer, on its devices.
@@ -136,15 +133,10 @@ def random_layer(
     by_batch = jax.NamedSharding(mesh, jax.P(None, "batch"))
     draw = np.random.default_rng(seed).standard_normal
     inputs, cotangents = (draw((length, batch, size), np.float32) for size in (features, cell.hidden_size))
-    masks = None
-    if dropout:
-        rates = {"dropout": dropout, "recurrent_dropout": dropout}
-        masks = jaxseq.dropout_masks(jax.random.key(seed), cell, features, (batch,), **rates)
     return Layer(
         jax.device_put(cell.init(jax.random.key(seed), features), everywhere),
         jax.device_put(inputs, by_batch),
         jax.device_put(cotangents, by_batch),
-        jax.device_put(masks, by_batch),
     )
 
 
@@ -160,11 +152,11 @@ def layer_function(cell: jaxseq.Cell, measured: str, **how: Any) -> Callable[...
       the inputs.
     """
 
-    def forward(params: Any, inputs: jax.Array, _: jax.Array, masks: Any) -> Any:
-        return jaxseq.scan(cell, params, inputs, dropout_masks=masks, **how)
+    def forward(params: Any, inputs: jax.Array, _: jax.Array) -> Any:
+        return jaxseq.scan(cell, params, inputs, **how)
 
-    def loss(params: Any, inputs: jax.Array, cotangents: jax.Array, masks: Any) -> jax.Array:
-        _, outputs = forward(params, inputs, cotangents, masks)
+    def loss(params: Any, inputs: jax.Array, cotangents: jax.Array) -> jax.Array:
+        _, outputs = forward(params, inputs, cotangents)
         return jnp.vdot(cotangents, outputs)
 
     return forward if measured == "forward" else jax.grad(loss, argnums=(0, 1))

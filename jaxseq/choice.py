@@ -134,7 +134,7 @@ def _forward_on_a_cpu(
         else:
             fits = small or wide or (features >= hidden and batch * hidden <= 4096)
         return _HOISTED if fits else _SCAN_MASKED if masked else _SCAN
-    if masked and gates > 1 and _is_wide(features, batch, hidden, sharded):
+    if masked and gates > 1 and batch <= (_FEW if sharded else _MANY) and features >= 4 * max(hidden, batch):
         return _HOISTED
     if masked:  # of one gate it is one product for another
         return _JOINT_MASKED if joint_products and (gates > 1 or small) else _SCAN_MASKED
@@ -172,11 +172,6 @@ def _differentiated_on_a_cpu(
     if not masked and batch <= _MANY and large and hidden <= max(2 * features, min(4 * features, 128)):
         return _DEFERRED
     return otherwise
-
-
-def _is_wide(features: int, batch: float, hidden: int, sharded: bool) -> bool:
-    """Whether hoisting pays forward with a mask for each gate."""
-    return batch <= (_FEW if sharded else _MANY) and features >= 4 * max(hidden, batch)
 
 
 def _is_small(features: int, batch: float, hidden: int) -> bool:

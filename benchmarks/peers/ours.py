@@ -35,8 +35,15 @@ def _layer(
 
     def run(params: Any, inputs: jax.Array, lengths: Any, masks: Any) -> tuple[jax.Array, jax.Array]:
         real = None if lengths is None else jaxseq.length_mask(lengths, len(inputs))
-        how: dict[str, Any] = {"mask": real, "dropout_masks": masks, "reverse": reverse}
-        state, outputs = jaxseq.scan(cell, params, inputs, implementation=implementation, **how)
+        state, outputs = jaxseq.scan(
+            cell,
+            params,
+            inputs,
+            mask=real,
+            dropout_masks=masks,
+            reverse=reverse,
+            implementation=implementation,
+        )
         return state_output(cell, params, state), outputs
 
     return run
