@@ -44,8 +44,8 @@ NOTES = {
     "upper, upper the other way round; ahead where lower is above 1, behind where upper is below 1, else even",
 }
 
-_TINY_RATE = 1e-9
-_CHECKED_RATE = 1024.0  # of the step that is compared: its change is the gradient, and drowns what it is taken from
+TINY_RATE = 1e-9
+CHECKED_RATE = 1024.0  # of the step that is compared: its change is the gradient, and drowns what it is taken from
 _LOOP_SECONDS = (0.2, 4.0)  # a sample of a loop lasts: at least, and at most by our choice
 _LOOP_STEPS = 8  # at least, so that what a call costs hardly counts
 
@@ -351,7 +351,7 @@ def _compile_jax(peer: Peer, work: Work, placed: _Placed, way: str, devices: int
         return jax.lax.fori_loop(0, steps, step, (weights, inputs))
 
     function = {"forward": forward, "gradient": gradient, "loop": loop}[way]
-    one_step = (np.float32(_CHECKED_RATE), np.int32(1)) if way == "loop" else ()
+    one_step = (np.float32(CHECKED_RATE), np.int32(1)) if way == "loop" else ()
     if devices > 1:
         function = jax.shard_map(
             function,
@@ -368,13 +368,13 @@ def _compile_jax(peer: Peer, work: Work, placed: _Placed, way: str, devices: int
             return _time_major(first, peer) * placed.data.real, np.asarray(second)
         if way == "loop":
             change = jax.tree.map(jnp.subtract, (weights, inputs), (first, second))
-            first, second = jax.tree.map(lambda leaf: leaf / _CHECKED_RATE, change)
+            first, second = jax.tree.map(lambda leaf: leaf / CHECKED_RATE, change)
         return _each_cell(peer.gradients, work, first), _time_major(second, peer)
 
     def run(steps: int) -> Any:
         if way != "loop":
             return program.run()
-        return program.call(weights, inputs, rest, np.float32(_TINY_RATE), np.int32(steps))
+        return program.call(weights, inputs, rest, np.float32(TINY_RATE), np.int32(steps))
 
     return Compiled(program.compile_seconds, program.memory, result, run)
 
@@ -430,7 +430,7 @@ def _compile_torch(peer: Peer, work: Work, data: Data, way: str) -> Compiled:
                     leaf.sub_(slope, alpha=rate)
 
     def run(steps: int) -> Any:
-        done = forward() if way == "forward" else gradient() if way == "gradient" else loop(steps, _TINY_RATE)
+        done = forward() if way == "forward" else gradient() if way == "gradient" else loop(steps, TINY_RATE)
         if device == "cuda":
             torch.cuda.synchronize()
         return done
@@ -442,9 +442,9 @@ def _compile_torch(peer: Peer, work: Work, data: Data, way: str) -> Compiled:
         if way == "gradient":
             slopes = [slope.cpu().numpy() for slope in gradient()]
         else:
-            loop(1, _CHECKED_RATE)
+            loop(1, CHECKED_RATE)
             changes = (array - leaf.detach().cpu().numpy() for leaf, array in zip(leaves, arrays, strict=True))
-            slopes = [change / _CHECKED_RATE for change in changes]
+            slopes = [change / CHECKED_RATE for change in changes]
             reset()
         *of_weights, of_inputs = slopes
         directions = len(work.directions)

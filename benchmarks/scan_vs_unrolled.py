@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
 
 CASES = (
-    *(Case(name, name, 1) for name in IMPLEMENTATIONS if name != "unrolled"),
+    *(Case(name, name, 1) for name in IMPLEMENTATIONS if name not in ("unrolled", "tabulated")),
     Case("scan, remat", "scan", 1, remat=True),
     *(Case(f"scan, unroll {unroll}", "scan", unroll) for unroll in (2, 4, 8, 16)),
     Case("unrolled", "unrolled", 1),
@@ -91,7 +91,13 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     for length in options.lengths:
         earlier = record.earlier(length=length)
         _remember(earlier, compiled)
-        cases += earlier or record.add(*_measure_length(cell, length, options, compiled))
+        measured = earlier or record.add(*_measure_length(cell, length, options, compiled))
+        # Chosen now, also where an earlier run measured: the engine's rules may have changed since.
+        choice = jaxseq.explain(cell, (length, options.batch, options.features))
+        picked = (choice.implementation, 1, False)
+        cases += [
+            {**case, "chosen": (case["implementation"], case["unroll"], case["remat"]) == picked} for case in measured
+        ]
     return {"notes": measuring.NOTES, "cases": cases}
 
 
@@ -174,16 +180,13 @@ def _measure_length(
     cell: jaxseq.Cell, length: int, options: argparse.Namespace, compiled: _CompileTimes
 ) -> list[dict[str, Any]]:
     """Measures every case at one length: compiles, checks, then times them all."""
-    chosen = jaxseq.explain(cell, (length, options.batch, options.features))
     layer = _layer(cell, length, options)
     found: dict[Case, dict[str, Any]] = {}
     programs: dict[tuple[Case, str], measuring.Program] = {}
     references: dict[str, Any] = {}
     measuring.progress(f"T {length}: compiling and comparing")
     for case in CASES:
-        picked = (chosen.implementation, 1, False)
-        is_chosen = (case.implementation, case.unroll, case.remat) == picked
-        found[case] = {"length": length, **case._asdict(), "chosen": is_chosen}
+        found[case] = {"length": length, **case._asdict()}
         for measured in measuring.PASSES:
             name = f"{case.label} at T {length}, {measuring.PASS_TITLES[measured]},"
             try:

@@ -118,7 +118,7 @@ class Captioner(nn.Module):
 
     def decode(self, view: View, words: jax.Array) -> tuple[View, jax.Array]:
         """Goes on from `view` over words [B, T]; (view, logits [B, T, V])."""
-        states, outputs = self.decoder(self.embedding(words.T), state=view.states)
+        states, outputs = self.decoder(self.embedding.lookup(words.T), state=view.states)
         return View(states), jnp.swapaxes(self.head(outputs), 0, 1)
 
 

@@ -16,6 +16,7 @@ from jaxseq.choice import Choice
 from jaxseq.epochs import Examples, Task, TrainState, examples
 from jaxseq.gradients_through_time import GradientFlow, gradient_flow, gradient_paths
 from jaxseq.interrupts import Interrupted
+from jaxseq.lookup import Lookup
 from jaxseq.masks import dropout_masks, length_mask, packing_resets
 from jaxseq.model_summary import count_parameters, summary
 from jaxseq.models import (
@@ -72,6 +73,7 @@ __all__ = [
     "Interrupted",
     "LSTM",
     "LearnedState",
+    "Lookup",
     "Recurrent",
     "Scaler",
     "SequenceClassifier",

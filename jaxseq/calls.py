@@ -11,13 +11,14 @@ import jax.numpy as jnp
 
 from jaxseq import arguments
 from jaxseq.cells import DropoutMasks
+from jaxseq.lookup import Lookup, checked
 from jaxseq.masks import check_takes_masks
 
 
 class Step(NamedTuple):
     """What the loop reads at one step (or, stacked, at all)."""
 
-    inputs: Any  # [B, F]; where the projection was hoisted, the drive
+    inputs: Any  # [B, F]; where the projection was hoisted, the drive; of a lookup, the index [B]
     mask: jax.Array | None  # bool [B]
     reset: jax.Array | None  # bool [B]
 
@@ -26,7 +27,7 @@ class Step(NamedTuple):
         """The inputs where the mask is True, else zeros: a NaN that was projected would make all gradients NaN."""
         if self.mask is None:
             return self.inputs
-        return where(self.mask, self.inputs, jnp.zeros_like(self.inputs))
+        return or_zeros(self.mask, self.inputs)
 
 
 class Call(NamedTuple):
@@ -37,6 +38,7 @@ class Call(NamedTuple):
     initial_state: Any  # what a reset goes back to; None without resets
     steps: Step
     dropout_masks: DropoutMasks | None
+    table: Any = None  # [V, F], or the drives of its rows [V, G·H]: where the steps' inputs are indices of it
 
 
 def prepare(
@@ -55,7 +57,8 @@ def prepare(
       ValueError: one has another type, rank, size or dtype than it must; the message says which.
     """
     arguments.cell("cell", cell)
-    inputs = arguments.array("inputs", inputs)
+    inputs = checked("inputs", inputs)
+    inputs = inputs.rows if isinstance(inputs, Lookup) else inputs
     if inputs.ndim < 2:
         raise ValueError(f"inputs must have shape [T, F] or [T, B, F], got {inputs.shape}")
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
@@ -94,6 +97,14 @@ def prepare(
         Step(inputs, mask, resets),
         dropout_masks,
     )
+
+
+def look_up_later(call: Call, lookup: Lookup) -> Call:
+    """The call whose inputs are rows of a table, with indices in their place."""
+    indices = lookup.indices
+    if call.steps.mask is not None:  # what is not real may be no index
+        indices = jnp.where(call.steps.mask, indices, 0)
+    return call._replace(table=lookup.table.astype(call.steps.inputs.dtype), steps=call.steps._replace(inputs=indices))
 
 
 def _check_params(cell: Any, params: Any, inputs_shape: tuple[int, ...]) -> None:
@@ -162,6 +173,11 @@ def where(flags: jax.Array, chosen: Any, other: Any) -> Any:
         return jnp.where(flags.reshape(flags.shape + (1,) * (a.ndim - flags.ndim)), a, b)
 
     return jax.tree.map(pick, chosen, other)
+
+
+def or_zeros(flags: jax.Array, tree: Any) -> Any:
+    """A tree's leaves [B, ...] where flags [B] are True, else zeros."""
+    return where(flags, tree, jax.tree.map(jnp.zeros_like, tree))
 
 
 def check_flags(name: str, flags: Any, shape: tuple[int, ...]) -> jax.Array:

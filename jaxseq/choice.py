@@ -12,11 +12,13 @@ import jax
 from jaxseq import arguments
 from jaxseq.cells.products import summed_gates
 
-Implementation = Literal["scan", "joint", "hoisted", "deferred", "unrolled", "fused"]
-IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred", "unrolled", "fused")
+Implementation = Literal["scan", "joint", "hoisted", "deferred", "tabulated", "unrolled", "fused"]
+IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred", "tabulated", "unrolled", "fused")
 _WIDE = 12  # F / H or F / B from which one product of all inputs, before the loop, was measured to pay on a CPU
 _FEW, _SOME, _MANY = 8, 16, 32  # B up to which deferring pays: always, without masks, for large F + H
 _GATES, _LEAST_GATES = 2048, 1024  # numbers of a step's gates, B G H, up to which it pays too; beside "joint"
+_JOINED_GATES, _JOINED = 2**13, 128  # and up to which "joint" pays on one device, with B; for H of 16 always
+_LOOKUPS = 3  # in a table for each of its rows, from which projecting the table pays
 _GATES_UNKNOWN = 4  # of a cell that does not say
 
 
@@ -31,9 +33,11 @@ _ACCELERATOR = Choice("hoisted", "on an accelerator one large product beats T sm
 _EMPTY = Choice("scan", "there are no features, sequences or units")
 _SCAN = Choice("scan", "on a CPU the input product stays in the cache inside the loop")
 _HOISTED = Choice(
-    "hoisted", "on a CPU one product of all inputs pays where F is large against H and B, or all is small"
+    "hoisted",
+    "on a CPU one product of all inputs pays where F is large against H and B, or B or H small and no product joined",
 )
 _DEFERRED = Choice("deferred", "on a CPU weight gradients wait for one product where B or B H is small, or F + H large")
+_TABULATED = Choice("tabulated", "on a CPU one product of a table's rows beats those of more rows looked up in it")
 _JOINT = Choice("joint", "on a CPU one product of [x, h] inside the loop beats two where they are small")
 _JOINT_MASKED = Choice("joint", "on a CPU one product a gate, of [x, h] with both masks, beats two inside the loop")
 _SCAN_MASKED = Choice("scan", "on a CPU products with a mask for each gate stay in the cache inside the loop")
@@ -48,6 +52,7 @@ def choose(
     recurrent_dropout: bool,
     gradient: bool,
     sharded: bool | None = None,
+    table_size: int | None = None,
 ) -> Choice:
     """Picks an implementation, or takes the one that is forced.
 
@@ -59,6 +64,7 @@ def choose(
       recurrent_dropout: whether the recurrent products have.
       gradient: whether the call is differentiated.
       sharded: whether other devices take the machine's cores meanwhile; None: see `is_sharded`.
+      table_size: the rows of the table that the inputs are looked up in; None: they are not.
     Raises:
       ValueError: `implementation` is unknown, or not one for this cell.
     """
@@ -69,12 +75,19 @@ def choose(
         products = None if sums is None else len(sums) if dropout == recurrent_dropout else 0
         gates = getattr(cell, "gates", _GATES_UNKNOWN)
         sharded = is_sharded() if sharded is None else sharded
+        if table_size is not None and not dropout and _tabulates(shape, table_size, cell.hidden_size, gates, gradient):
+            return _TABULATED
         return _fastest(platform(), shape, cell.hidden_size, gates, products, masked, gradient, sharded)
     arguments.one_of("implementation", implementation, IMPLEMENTATIONS, f"None or one of {IMPLEMENTATIONS}")
     if implementation == "joint" and sums is None:
         raise ValueError(
             f'implementation must not be "joint" for {type(cell).__name__}, which has no `summed_gates` beside its '
             f"`step`, got {implementation!r}"
+        )
+    if implementation == "tabulated" and (table_size is None or dropout):
+        raise ValueError(
+            f'implementation must not be "tabulated" but for inputs that are a Lookup and have no dropout masks, got '
+            f"{implementation!r}"
         )
     return Choice(implementation, "forced by the caller")  # type: ignore[arg-type]  # just checked
 
@@ -119,6 +132,18 @@ def _fastest(
     return _forward_on_a_cpu(features, batch, hidden_size, gates, joint_products, masked, sharded)
 
 
+def _tabulates(shape: tuple[int, ...], table_size: int, hidden: int, gates: int, gradient: bool) -> bool:
+    """Whether all rows of a table are projected, not those looked up in it.
+
+    Reading drives costs more than reading inputs where these are narrow. Of one sequence [T, F] nobody knows how many
+    a `vmap` runs beside it: what it looks up alone has to be worth it.
+    """
+    *steps, features = shape
+    if platform() != "cpu" or not features or not hidden or math.prod(steps) < _LOOKUPS * table_size:
+        return False
+    return features >= 64 or features * gates * hidden >= 1024 if gradient else features >= max(hidden, 64)
+
+
 def _forward_on_a_cpu(
     features: int, batch: float, hidden: int, gates: int, joint_products: int | None, masked: bool, sharded: bool
 ) -> Choice:
@@ -153,11 +178,12 @@ def _differentiated_on_a_cpu(
     It costs a pass over the gates' gradients, B G H. One device takes all cores for a product of many steps; one of
     several has a core of its own, and gains less.
     """
+    numbers = batch * gates * hidden  # of a step's gates
     if masked:
         otherwise = _JOINT_MASKED if joint_products and features + hidden <= 128 else _SCAN_MASKED
     else:
-        otherwise = _JOINT if joint_products == 1 and features + hidden <= 64 else _SCAN
-    numbers = batch * gates * hidden  # of a step's gates
+        fits = sharded or hidden <= 16 or (batch <= _JOINED and numbers <= _JOINED_GATES)
+        otherwise = _JOINT if joint_products == 1 and features + hidden <= 64 and fits else _SCAN
     many = batch * features > 4096  # of a step's inputs: the product of all steps' reads them from memory
     most = _LEAST_GATES if many or otherwise in (_JOINT, _JOINT_MASKED) else _GATES
     if batch <= _FEW or numbers <= most:

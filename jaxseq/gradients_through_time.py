@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq import arguments
-from jaxseq.calls import Call, Step, check_state, prepare, where
+from jaxseq.calls import Call, Step, check_state, or_zeros, prepare
 from jaxseq.cells import DropoutMasks
 from jaxseq.recurrence import Cell, state_output, step
 
@@ -81,7 +81,7 @@ def gradient_flow(
             output = state_output(cell, call.params, state)
             check_state(f"the output that belongs to a state of {type(cell).__name__}", output, taken)
             if now[0].mask is not None:
-                output = where(now[0].mask, output, jnp.zeros_like(output))
+                output = or_zeros(now[0].mask, output)
             return state, output
 
         end = jax.lax.scan(body, call.state, (call.steps, perturbations), reverse=reverse)

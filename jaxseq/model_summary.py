@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxseq import arguments
+from jaxseq.lookup import Lookup
 
 
 class Layer(NamedTuple):
@@ -38,7 +39,7 @@ def layers(model: nn.Module, *inputs: Any) -> list[Layer]:
     def note(call: Any, arguments: Any, settings: Any, context: nn.module.InterceptorContext) -> Any:
         result = call(*arguments, **settings)
         path = context.module.path
-        if len(path) <= 1 and path not in called and context.method_name == "__call__":
+        if len(path) <= 1 and path not in called and context.method_name in ("__call__", "lookup"):
             called[path] = (type(context.module).__name__, _shapes(result))
         return result
 
@@ -90,6 +91,8 @@ def count_parameters(params: Any) -> int:
 
 def _shapes(result: Any) -> str:
     """The output's shape; of a recurrent layer's (state, outputs), that of the outputs."""
+    if isinstance(result, Lookup):
+        return str(result.shape)
     if isinstance(result, tuple) and len(result) == 2 and not hasattr(result, "_fields"):
         result = result[1]
     return ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(result))

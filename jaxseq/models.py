@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jaxseq import arguments, attention
 from jaxseq.calls import check_flags
 from jaxseq.choice import Implementation
+from jaxseq.lookup import Lookup, checked
 from jaxseq.masks import dropout_masks
 from jaxseq.recurrence import MERGES, Cell, merge_outputs, scan, state_output
 
@@ -75,9 +76,18 @@ def _convolve(inputs: jax.Array, kernel: jax.Array, strides: Sequence[int], padd
     return outputs.reshape(batch, steps, features)[:, : steps - span]
 
 
-def Embedding(size: int, features: int, **settings: Any) -> nn.Embed:
+class Embed(nn.Embed):
+    """Flax's `Embed`, which a recurrent layer can also look up in for itself."""
+
+    def lookup(self, tokens: jax.Array) -> Lookup:
+        """What the module would give for tokens int [T, B], float [T, B, F], not looked up yet."""
+        dtype = jnp.result_type(self.embedding) if self.dtype is None else self.dtype
+        return Lookup(self.embedding.astype(dtype), tokens)
+
+
+def Embedding(size: int, features: int, **settings: Any) -> Embed:
     """Flax's `Embed` with Keras' initialiser, uniform in (-0.05, 0.05)."""
-    return nn.Embed(size, features, **{"embedding_init": keras_embedding, **settings})
+    return Embed(size, features, **{"embedding_init": keras_embedding, **settings})
 
 
 class Recurrent(nn.Module):
@@ -108,7 +118,7 @@ class Recurrent(nn.Module):
     @nn.compact
     def __call__(
         self,
-        inputs: jax.Array,
+        inputs: jax.Array | Lookup,
         *,
         state: Any = None,
         mask: jax.Array | None = None,
@@ -118,7 +128,7 @@ class Recurrent(nn.Module):
         """Runs the layer.
 
         Args:
-          inputs: float [B, T, F] ([T, B, F] if `time_major`).
+          inputs: float [B, T, F] ([T, B, F] if `time_major`), or a `Lookup` by indices [B, T] ([T, B]).
           state: what to start from, or None.
           mask: bool [B, T] ([T, B]), True where a step is real, or None.
           resets: bool [B, T] ([T, B]), True where a new sequence starts, or None.
@@ -133,15 +143,15 @@ class Recurrent(nn.Module):
             arguments.rate(name, getattr(self, name))
         for name, value in (("reverse", self.reverse), ("time_major", self.time_major), ("train", train)):
             arguments.flag(name, value)
-        inputs = arguments.array("inputs", inputs)
-        if inputs.ndim != 3:
+        inputs = checked("inputs", inputs)
+        if len(inputs.shape) != 3:
             raise ValueError(f"inputs must have three axes [B, T, F], got shape {inputs.shape}")
         mask, resets = (
             None if flags is None else check_flags(name, flags, inputs.shape[:2])
             for name, flags in (("mask", mask), ("resets", resets))
         )
         if not self.time_major:
-            inputs = jnp.swapaxes(inputs, 0, 1)
+            inputs = inputs.swapaxes(0, 1)
             mask, resets = (None if flags is None else jnp.swapaxes(flags, 0, 1) for flags in (mask, resets))
         params = self.param("cell", self.cell.init, inputs.shape[-1])
         masks = None
@@ -224,7 +234,7 @@ class Bidirectional(nn.Module):
 
     def __call__(
         self,
-        inputs: jax.Array,
+        inputs: jax.Array | Lookup,
         *,
         state: tuple[Any, Any] | None = None,
         mask: jax.Array | None = None,
@@ -301,7 +311,7 @@ class SequenceEncoder(nn.Module):
         if self.vocabulary_size is None:
             if self.padding_index is not None:
                 raise ValueError("padding_index needs vocabulary_size: features have no padding index")
-            outputs = jnp.swapaxes(inputs, 0, 1)
+            outputs: Any = jnp.swapaxes(inputs, 0, 1)
         else:
             if self.embedding_size is None:
                 raise ValueError(f"embedding_size must be set with vocabulary_size={self.vocabulary_size}")
@@ -312,7 +322,7 @@ class SequenceEncoder(nn.Module):
                     )
                 real = inputs != self.padding_index
                 mask = real if mask is None else mask & real
-            outputs = Embedding(self.vocabulary_size, self.embedding_size, name="embedding")(inputs.T)
+            outputs = Embedding(self.vocabulary_size, self.embedding_size, name="embedding").lookup(inputs.T)
         rates = _per_layer("dropout", self.dropout, len(cells))
         recurrent_rates = _per_layer("recurrent_dropout", self.recurrent_dropout, len(cells))
         states, last = [], outputs
@@ -562,7 +572,8 @@ class EncoderDecoder(nn.Module):
         """Reads the source [B, S]."""
         check_tokens(source, self.source_vocabulary_size)
         mask = source != self.padding_index
-        outputs, states = self.source_embedding(source.T), []
+        outputs: Any = self.source_embedding.lookup(source.T)
+        states = []
         for layer in self.encoder:
             state, outputs = layer(outputs, mask=mask.T)
             states.append(state)
@@ -591,7 +602,8 @@ class EncoderDecoder(nn.Module):
     def _run_decoder(self, memory: Memory, target: jax.Array) -> tuple[list[Any], jax.Array]:
         """The decoder's layers over target tokens [B, T]: (final states, outputs [B, T, H])."""
         check_tokens(target, self.target_vocabulary_size)
-        outputs, states = self.target_embedding(target.T), []
+        outputs: Any = self.target_embedding.lookup(target.T)
+        states = []
         for layer, state in zip(self.decoder, memory.states, strict=True):
             end, outputs = layer(outputs, state=state)
             states.append(end)

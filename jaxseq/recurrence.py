@@ -16,16 +16,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq import arguments, deferral, joint
-from jaxseq.calls import Call, Step, check_flags, check_state, prepare, where
+from jaxseq.calls import Call, Step, check_flags, check_state, look_up_later, or_zeros, prepare, where
 from jaxseq.cells import DropoutMasks
 from jaxseq.cells.products import summed_gates
 from jaxseq.choice import Choice, Implementation, choose, platform
 from jaxseq.forward import differentiated_as, join_gates, part_gates
 from jaxseq.invariants import with_weights_cut
+from jaxseq.lookup import Lookup, checked, rows_of
 from jaxseq.residuals import economical, scan_in_segments
 
 _SEGMENT = 2**18  # numbers of drives, on a CPU: more leave the cache before they are read, and are more to store
-_SEGMENT_STEPS = {"hoisted": 100, "deferred": 32}  # but so many steps at least, or a segment costs more than it saves
+# But so many steps at least, or a segment costs more than it saves.
+_SEGMENT_STEPS = {"hoisted": 100, "deferred": 32, "tabulated": 100}
 MERGES = ("concatenate", "sum", "average", "multiply", None)
 
 
@@ -65,7 +67,7 @@ class Cell(Protocol):
 def scan(
     cell: Cell,
     params: Any,
-    inputs: jax.Array,
+    inputs: jax.Array | Lookup,
     *,
     state: Any = None,
     mask: jax.Array | None = None,
@@ -84,7 +86,7 @@ def scan(
     Args:
       cell: the cell; static under `jit`.
       params: its parameters, from `cell.init`.
-      inputs: float [T, F], or time-major [T, B, F].
+      inputs: float [T, F], or time-major [T, B, F]; or a `Lookup` of them in a table.
       state: what to start from, each leaf [B, ...]; None: `cell.initial_state`. It carries over from an
         earlier segment; in reverse, from a later one.
       mask: bool [T] or [T, B], True where a step is real. Elsewhere the state is held, the output is zero,
@@ -99,6 +101,7 @@ def scan(
       implementation: "scan" (the input product inside the loop), "joint" (there too, in one with the recurrent
         product; of a cell with `summed_gates`), "hoisted" (one product for all steps before the loop), "deferred"
         (hoisted, and the recurrent weights' gradients as one product after it; on a CPU for a segment at a time),
+        "tabulated" (of a `Lookup`, without dropout of the inputs: one product for all rows of its table),
         "unrolled" (a Python loop), "fused" (one GPU kernel, experimental: first derivatives only, by reverse mode,
         see `jaxseq.fused`); None picks, see `explain`, for forward alone and for a call that is differentiated
         apart, and never "fused". All give the same numbers.
@@ -108,6 +111,7 @@ def scan(
     Raises:
       ValueError: an argument has the wrong rank, width, dtype or name; the message says which.
     """
+    inputs = checked("inputs", inputs)
     call = prepare(cell, params, inputs, state, mask, resets, dropout_masks, reverse)
     unroll = arguments.integer("unroll", unroll, at_least=1)
     dropout, recurrent_dropout = (mask is not None for mask in call.dropout_masks or (None, None))
@@ -118,6 +122,7 @@ def scan(
         call.steps.inputs.shape,
         dropout=dropout,
         recurrent_dropout=recurrent_dropout,
+        table_size=len(inputs.table) if isinstance(inputs, Lookup) else None,
     )
     chosen, forward = pick(gradient=True).implementation, pick(gradient=False).implementation
     remat = arguments.flag("remat", remat)
@@ -128,14 +133,16 @@ def scan(
 
     # Traced once outside the loop, so that an error tells the shape that the caller knows.
     jax.eval_shape(cell.project, call.params, call.steps.inputs, call.dropout_masks)
+    if isinstance(inputs, Lookup) and "tabulated" in (chosen, forward):
+        call = look_up_later(call, inputs)
     run = functools.partial(_run, cell, reverse=reverse, unroll=unroll, remat=remat)
     constants = call._replace(state=None, steps=None)
-    if platform() != "cpu" or (chosen == forward and chosen not in ("hoisted", "deferred")):
+    if platform() != "cpu" or (chosen == forward and chosen not in _SEGMENT_STEPS):
         return run(chosen, constants, call.state, call.steps)
     alone = functools.partial(run, "hoisted" if forward == "deferred" else forward, gates_apart=True)
     # Where a step adds products to the drive the gradient of these is the drive's; elsewhere it is one more to make,
     # gate by gate for less, unless it is so small that what counts is how many are made.
-    apart = summed_gates(cell) is None and call.steps.inputs.shape[1:-1] != (1,)
+    apart = chosen != "tabulated" and summed_gates(cell) is None and inputs.shape[1:-1] != (1,)
     run_differentiated = functools.partial(run, chosen, gates_apart=apart)
     return differentiated_as(run_differentiated, alone, constants, call.state, call.steps)
 
@@ -184,7 +191,7 @@ def step(
 def bidirectional(
     cells: Cell | tuple[Cell, Cell],
     params: tuple[Any, Any],
-    inputs: jax.Array,
+    inputs: jax.Array | Lookup,
     *,
     state: tuple[Any, Any] | None = None,
     mask: jax.Array | None = None,
@@ -200,7 +207,7 @@ def bidirectional(
     Args:
       cells: one cell for both directions, or (forward, backward).
       params: (forward, backward).
-      inputs: float [T, F] or [T, B, F].
+      inputs: as in `scan`.
       state: (forward, backward) or None.
       mask: as in `scan`.
       resets: as in `scan`.
@@ -270,7 +277,7 @@ def merge_outputs(forward: Any, backward: Any, merge: str | None) -> Any:
 def stack(
     cells: Sequence[Cell],
     params: Sequence[Any],
-    inputs: jax.Array,
+    inputs: jax.Array | Lookup,
     *,
     state: Sequence[Any] | None = None,
     mask: jax.Array | None = None,
@@ -286,7 +293,7 @@ def stack(
     Args:
       cells: L cells, the lowest first.
       params: L parameter sets.
-      inputs: float [T, F] or [T, B, F].
+      inputs: as in `scan`.
       state: L states, or None.
       mask: as in `scan`, for every layer.
       resets: as in `scan`, for every layer.
@@ -306,7 +313,8 @@ def stack(
     for name, value in (("params", params), ("state", state), ("dropout_masks", dropout_masks)):
         if value is not None or name == "params":
             _check_entries(name, value, len(cells))
-    states, outputs = [], inputs
+    states: list[Any] = []
+    outputs: Any = inputs
     for layer, cell in enumerate(cells):
         end, outputs = scan(
             cell,
@@ -355,6 +363,7 @@ def explain(
     recurrent_dropout: bool = False,
     gradient: bool = True,
     sharded: bool | None = None,
+    table_size: int | None = None,
     implementation: Implementation | None = None,
 ) -> Choice:
     """Says which implementation `scan` takes for inputs of this shape on this machine, and why.
@@ -367,6 +376,7 @@ def explain(
       gradient: whether the call is differentiated, as in training; False: forward alone.
       sharded: whether several devices of this machine run it side by side, each on a batch as in `inputs_shape`, as
         `jaxseq.fit` does; None: whether this is called inside a `shard_map`.
+      table_size: V, where the inputs are a `Lookup` in a table of so many rows.
       implementation: as in `scan`.
     Returns:
       Choice(implementation, reason).
@@ -378,6 +388,7 @@ def explain(
     recurrent_dropout = arguments.flag("recurrent_dropout", recurrent_dropout)
     gradient = arguments.flag("gradient", gradient)
     sharded = None if sharded is None else arguments.flag("sharded", sharded)
+    table_size = arguments.optional_integer("table_size", table_size, at_least=1)
     inputs_shape = arguments.shape("inputs_shape", inputs_shape)
     if len(inputs_shape) < 2:
         raise ValueError(f"inputs_shape must be (T, F) or (T, B, F), got {inputs_shape}")
@@ -389,6 +400,7 @@ def explain(
         recurrent_dropout=recurrent_dropout,
         gradient=gradient,
         sharded=sharded,
+        table_size=table_size,
     )
 
 
@@ -415,10 +427,18 @@ def _run(
       reverse: as in `scan`.
       unroll: as in `scan`.
       remat: as in `scan`.
-      gates_apart: keep hoisted drives as `part_gates` has them.
+      gates_apart: keep hoisted drives as `part_gates` has them; and hoist what is tabulated. (Where derivatives are
+        taken a table is read in the loop: there XLA adds up its gradient in place, and no drive is stored.)
     """
+    if constants.table is not None:
+        if implementation == "tabulated":
+            table = cell.project(constants.params, constants.table, constants.dropout_masks)
+            constants = constants._replace(table=table)
+        else:
+            steps = steps._replace(inputs=rows_of(constants.table, steps.inputs))
+            constants = constants._replace(table=None)
     length, batch_shape = steps.inputs.shape[0], steps.inputs.shape[1:-1]
-    is_hoisted = implementation in ("hoisted", "deferred", "fused")
+    is_hoisted = implementation in ("hoisted", "deferred", "fused") or (implementation == "tabulated" and gates_apart)
     gates = getattr(cell, "gates", 1) if gates_apart and is_hoisted else 1
 
     def one_step(call: Call, state: Any, step: Step) -> tuple[Any, Any]:
@@ -428,7 +448,7 @@ def _run(
 
     def run(state: Any, steps: Step) -> tuple[Any, Any]:
         if is_hoisted:
-            drive = cell.project(constants.params, steps.real_inputs, constants.dropout_masks)
+            drive = _drive(cell, constants, steps)
             steps = steps._replace(inputs=drive if gates == 1 else part_gates(drive, gates))
         if implementation == "joint" and length:
             sums: Any = summed_gates(cell)  # a cell without them was refused above
@@ -456,8 +476,8 @@ def _run(
 
     if remat and length:
         run, size = jax.checkpoint(run, prevent_cse=False), math.isqrt(length - 1) + 1  # √T, rounded up
-    elif implementation in _SEGMENT_STEPS and length and platform() == "cpu":
-        drive = jax.eval_shape(cell.project, constants.params, steps.inputs, constants.dropout_masks)
+    elif is_hoisted and implementation in _SEGMENT_STEPS and length and platform() == "cpu":
+        drive = jax.eval_shape(functools.partial(_drive, cell), constants, steps)
         numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(drive))
         most = max(_SEGMENT_STEPS[implementation], _SEGMENT * length // max(numbers, 1))
         # None left over is best: a shorter segment is a program of its own.
@@ -471,13 +491,20 @@ def _advance(cell: Cell, call: Call, state: Any, step: Step, *, project: bool) -
     """One step of any call: reset, project, step, hold."""
     if step.reset is not None:
         state = where(step.reset, call.initial_state, state)
-    drive = cell.project(call.params, step.real_inputs, call.dropout_masks) if project else step.inputs
+    drive = _drive(cell, call, step) if project else step.inputs
     new_state, output = cell.step(call.params, state, drive, call.dropout_masks)
     check_state(f"the state that {type(cell).__name__}.step returns", new_state, state, dtypes=True)
     if step.mask is not None:
         new_state = where(step.mask, new_state, state)
-        output = where(step.mask, output, jax.tree.map(jnp.zeros_like, output))
+        output = or_zeros(step.mask, output)
     return new_state, output
+
+
+def _drive(cell: Cell, call: Call, step: Step) -> Any:
+    """The drive of one step, or of all."""
+    if call.table is not None:
+        return rows_of(call.table, step.inputs)
+    return cell.project(call.params, step.real_inputs, call.dropout_masks)
 
 
 def _python_loop(body: Any, state: Any, steps: Step, reverse: bool) -> tuple[Any, Any]:

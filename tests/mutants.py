@@ -45,6 +45,7 @@ TESTS = {  # the quickest to notice first
     "invariants.py": ["test_invariants.py", *_ENGINE],
     "joint.py": ["test_joint.py", *_ENGINE],
     "step_products.py": ["test_joint.py", *_ENGINE],
+    "lookup.py": ["test_lookup.py", *_ENGINE],
     "recurrence.py": _ENGINE,
     "residuals.py": _ENGINE,
     "masks.py": ["test_masks.py", "test_devices.py", "test_bad_arguments.py"],

@@ -37,6 +37,10 @@ BY_ITSELF = [  # H, the inputs' shape, what an LSTM takes forward and differenti
     (644, (T, 32, 379), "scan deferred scan scan"),
     (32, (T, 16, 32), "joint deferred joint joint"),  # F + H is 64, B H 512
     (32, (T, 17, 32), "scan joint scan joint"),
+    (32, (T, 64, 32), "scan joint scan joint"),  # B G H is 2¹³
+    (32, (T, 65, 32), "scan scan scan joint"),
+    (16, (T, 999, 32), "scan joint scan joint"),
+    (17, (T, 999, 32), "scan scan scan joint"),
     (32, (T, 17, 33), "scan scan scan scan"),
     (33, (T, 16, 32), "scan deferred scan scan"),  # B is 16
     (132, (T, 16, 59), "scan deferred scan scan"),
@@ -56,7 +60,7 @@ BY_ITSELF = [  # H, the inputs' shape, what an LSTM takes forward and differenti
     (64, (T, 1, 16), "hoisted deferred hoisted deferred"),
     (512, (T, 14), "scan scan scan scan"),  # how many sequences a vmap runs beside this one is unknown
     (8, (T, 96), "hoisted hoisted scan scan"),
-    (32, (T, 32), "scan joint scan joint"),
+    (32, (T, 32), "scan scan scan joint"),
     (64, (T, 0, 11), "scan scan scan scan"),
 ]
 MASKED_BY_ITSELF = [  # the same with a mask for each gate, of inputs and state
@@ -99,6 +103,8 @@ def test_what_explain_picks_on_a_cpu(hidden, shape, wanted):
 def test_a_cell_of_one_gate_is_deferred_up_to_1024_numbers_where_it_could_be_joined():
     assert explained(jaxseq.SimpleRNN(32), (T, 32, 14)) == ["scan", "deferred"] * 2
     assert explained(jaxseq.SimpleRNN(32), (T, 33, 14)) == ["scan", "joint"] * 2
+    assert explained(jaxseq.SimpleRNN(32), (T, 128, 14)) == ["scan", "joint"] * 2
+    assert explained(jaxseq.SimpleRNN(32), (T, 129, 14)) == ["scan", "scan", "scan", "joint"]
 
 
 def test_a_masked_cell_of_one_gate_is_joined_forward_where_all_is_small():
@@ -171,3 +177,30 @@ def test_the_choice_knows_whether_other_devices_take_the_cores():
     jax.eval_shape(jax.jit(jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)), jnp.ones(len(devices)))
     assert chosen == [jaxseq.explain(cell, shape, sharded=len(devices) > 1).implementation]
     assert jaxseq.explain(cell, shape) == jaxseq.explain(cell, shape, sharded=False)
+
+
+@pytest.mark.parametrize(
+    ("cell", "shape", "table_size", "wanted"),
+    [  # forward and differentiated
+        (jaxseq.LSTM(32), (60, 5, 64), 100, "tabulated tabulated"),  # three lookups a row
+        (jaxseq.LSTM(32), (60, 5, 64), 101, "hoisted deferred"),
+        (jaxseq.LSTM(32), (300, 32), 100, "scan tabulated"),  # one sequence: what it looks up alone
+        (jaxseq.LSTM(32), (299, 32), 100, "scan scan"),
+        (jaxseq.LSTM(64), (60, 50, 64), 100, "tabulated tabulated"),
+        (jaxseq.LSTM(65), (60, 50, 64), 100, "scan tabulated"),  # F below H
+        (jaxseq.LSTM(16), (60, 50, 16), 100, "scan tabulated"),  # F G H is 1024
+        (jaxseq.LSTM(16), (60, 50, 15), 100, "scan joint"),
+        (jaxseq.SimpleRNN(8), (60, 50, 64), 100, "tabulated tabulated"),
+        (jaxseq.SimpleRNN(8), (60, 50, 63), 100, "hoisted deferred"),
+        (jaxseq.LSTM(32), (60, 50, 0), 1, "scan scan"),
+        (jaxseq.LSTM(32), (60, 0, 64), 1, "scan scan"),
+    ],
+)
+def test_a_small_table_is_projected_where_that_saves_much(cell, shape, table_size, wanted):
+    explain = functools.partial(jaxseq.explain, cell, shape, table_size=table_size)
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert [explain(gradient=gradient).implementation for gradient in (False, True)] == wanted.split()
+        for masked in (explain(dropout=True), explain(dropout=True, recurrent_dropout=True)):
+            assert masked.implementation != "tabulated"
+        recurrent = [explain(recurrent_dropout=True, gradient=gradient).implementation for gradient in (False, True)]
+        assert [one == "tabulated" for one in recurrent] == [one == "tabulated" for one in wanted.split()]

@@ -1,6 +1,7 @@
 """The engine: every cell and every implementation against the reference, and what masks and resets mean."""
 
 import functools
+import math
 
 import chex
 import jax
@@ -69,6 +70,15 @@ def vmapped(cell, params, inputs, *, state, reverse, mask, resets, dropout_masks
     return jax.vmap(run_one, axes, (0, 1))(inputs, state, mask, resets, dropout_masks)
 
 
+def tabulated(cell, params, inputs, **options):
+    """Every input is a row of the table; which is not empty where there is none."""
+    steps, features = inputs.shape[:-1], inputs.shape[-1]
+    count = math.prod(steps)
+    table = inputs.reshape(count, features) if count else jnp.zeros((1, features))
+    lookup = jaxseq.Lookup(table, jnp.arange(count).reshape(steps))
+    return jaxseq.scan(cell, params, lookup, implementation="tabulated", **options)
+
+
 IMPLEMENTATIONS = {
     "scan": functools.partial(jaxseq.scan, implementation="scan"),
     "hoisted": functools.partial(jaxseq.scan, implementation="hoisted"),
@@ -76,6 +86,7 @@ IMPLEMENTATIONS = {
     "unrolled": functools.partial(jaxseq.scan, implementation="unrolled"),
     "remat": functools.partial(jaxseq.scan, implementation="hoisted", remat=True),
     "unroll_3": functools.partial(jaxseq.scan, unroll=3),
+    "tabulated": tabulated,
     "vmapped": vmapped,
     "streaming": streaming,
 }
@@ -102,7 +113,7 @@ def test_masks_resets_and_state_are_the_reference(name, reverse):
 @pytest.mark.parametrize(
     ("implementation", "reverse"),
     [(which, False) for which in ("scan", "hoisted", "deferred", "remat", "vmapped", "streaming")]
-    + [(which, True) for which in ("hoisted", "deferred", "remat", "unrolled", "unroll_3")],
+    + [(which, True) for which in ("hoisted", "deferred", "tabulated", "remat", "unrolled", "unroll_3")],
 )
 @pytest.mark.parametrize("name", [name for name in CELLS if name != "learned_lstm"])
 def test_every_implementation_is_the_reference(name, implementation, reverse):
@@ -279,7 +290,7 @@ def test_one_sequence_needs_no_batch_axis(name):
 
 
 @pytest.mark.parametrize("shape", [(0, B), (T, 0), (1, B)], ids=["T=0", "B=0", "T=1"])
-@pytest.mark.parametrize("implementation", ["scan", "hoisted", "deferred", "remat", "unrolled"])
+@pytest.mark.parametrize("implementation", ["scan", "hoisted", "deferred", "tabulated", "remat", "unrolled"])
 @pytest.mark.parametrize("name", ["lstm", "learned_lstm", "minimal_gated_unit"])
 def test_empty_and_single(name, implementation, shape):
     cell = CELLS[name]
