@@ -230,7 +230,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def _measure_case(work: Work, names: Sequence[str], options: argparse.Namespace, late: bool) -> dict[str, Any]:
     """What is known of one piece of work; only our choice where it is late."""
-    places = comparison.placements(work, options.devices)
+    places = comparison.placements(work.batch, options.devices)
     case: dict[str, Any] = {"chosen": {name: comparison.chosen(work, devices) for name, devices in places.items()}}
     if late:
         return {**case, "not_run": f"the run's {options.total:g} s were over"}

@@ -15,6 +15,31 @@ def positives(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"must be integers of at least 1 with commas between, got {text!r}") from None
 
 
+def add_positives(
+    parser: argparse.ArgumentParser, name: str, letter: str, default: tuple[int, ...], about: str = ""
+) -> None:
+    """Adds an option that takes numbers of at least 1."""
+    parser.add_argument(
+        f"--{name}",
+        type=positives,
+        default=default,
+        metavar=f"{letter},...",
+        help=f"{about}default: {','.join(map(str, default))}",
+    )
+
+
+def add_limit(parser: argparse.ArgumentParser, default: float, least_rounds: int) -> None:
+    """Adds `--limit`, after how long a case ends."""
+    parser.add_argument(
+        "--limit",
+        type=seconds,
+        default=default,
+        metavar="SECONDS",
+        help=f"a case begins no new round of samples after so many, {least_rounds} are always taken "
+        "(default: %(default)g)",
+    )
+
+
 def seconds(text: str) -> float:
     """Reads a time above 0."""
     try:

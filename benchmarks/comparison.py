@@ -184,10 +184,21 @@ def loop_steps(seconds: float) -> int:
     return max(1, min(wanted, int(longest / seconds)))
 
 
-def placements(work: Work, devices: int) -> dict[str, int]:
+def placements(batch: int, devices: int) -> dict[str, int]:
     """How many devices each of PLACEMENTS takes: sharded as many as divide the batch, left out where that is one."""
-    most = max(number for number in range(1, devices + 1) if work.batch % number == 0)
+    most = max(number for number in range(1, devices + 1) if batch % number == 0)
     return {"one": 1, "sharded": most} if most > 1 else {"one": 1}
+
+
+def draw_axis(axis: Any, title: str, sizes: Sequence[int]) -> None:
+    """Makes an axis of Matplotlib's one of ratios over sizes, both logarithmic, with a line where neither is faster."""
+    axis.axhline(1, color="black", linewidth=1)
+    axis.set(xscale="log", title=title)
+    axis.set_yscale("log", base=2)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.set_xticks([], minor=True)
+    axis.grid(alpha=0.25, which="both")
 
 
 def chosen(work: Work, devices: int, *, gradient: bool = True) -> list[str]:

@@ -43,26 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_some_of(parser, "options", OPTIONS, default=("plain", "dropout"))
     arguments.add_some_of(parser, "ways", WAYS)
     parser.add_argument("--length", type=positive, default=100, metavar="T", help="default: %(default)s")
-    for name, letter, default in (
-        ("batches", "B", (8, 32, 128)),
-        ("features", "F", (32, 128)),
-        ("hidden", "H", (8, 32, 128)),
-    ):
-        parser.add_argument(
-            f"--{name}",
-            type=arguments.positives,
-            default=default,
-            metavar=f"{letter},...",
-            help=f"default: {','.join(map(str, default))}",
-        )
-    parser.add_argument(
-        "--limit",
-        type=arguments.seconds,
-        default=3.0,
-        metavar="SECONDS",
-        help=f"a case begins no new round of samples after so many, {_LEAST_ROUNDS} are always taken "
-        "(default: %(default)g)",
-    )
+    arguments.add_positives(parser, "batches", "B", (8, 32, 128))
+    arguments.add_positives(parser, "features", "F", (32, 128))
+    arguments.add_positives(parser, "hidden", "H", (8, 32, 128))
+    arguments.add_limit(parser, 3.0, _LEAST_ROUNDS)
     parser.set_defaults(devices=None)  # one a core
 
 
@@ -83,7 +67,7 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     cases = []
     for number, work in enumerate(works, 1):
         measuring.progress(f"{number}/{len(works)}: {work}")
-        places = comparison.placements(work, options.devices)
+        places = comparison.placements(work.batch, options.devices)
         measure_work = functools.partial(
             comparison.measure_work,
             work,
@@ -156,13 +140,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                         if case["features"] == features and name in _timings(case["implementations"], *view)
                     }
                     axis.plot(list(ratios), list(ratios.values()), style, marker=marker, markersize=4, color=color)
-            axis.axhline(1, color="black", linewidth=1)
-            axis.set(xscale="log", title=f"{cell}, B {batch}")
-            axis.set_yscale("log", base=2)
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.set_xticks(settings["hidden"], [str(hidden) for hidden in settings["hidden"]])
-            axis.set_xticks([], minor=True)
-            axis.grid(alpha=0.25, which="both")
+            comparison.draw_axis(axis, f"{cell}, B {batch}", settings["hidden"])
         row[0].set_ylabel(f"{_title(*view)}\n{option}".replace(", ", "\n"), fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("H")

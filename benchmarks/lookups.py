@@ -60,27 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this benchmark's options."""
     arguments.add_some_of(parser, "cells", measuring.CELLS, default=("lstm", "gru_reset_after", "simple_rnn"))
     parser.add_argument("--length", type=positive, default=200, metavar="T", help="default: %(default)s")
-    for name, letter, default, of in (
-        ("batches", "B", (32, 128), ""),
-        ("features", "F", (16, 64), ""),
-        ("hidden", "H", (8, 32, 128), ""),
-        ("lookups", "N", (4, 16), "T B over the rows of the table, V; "),
-    ):
-        parser.add_argument(
-            f"--{name}",
-            type=arguments.positives,
-            default=default,
-            metavar=f"{letter},...",
-            help=f"{of}default: {','.join(map(str, default))}",
-        )
-    parser.add_argument(
-        "--limit",
-        type=arguments.seconds,
-        default=2.0,
-        metavar="SECONDS",
-        help=f"a case begins no new round of samples after so many, {_LEAST_ROUNDS} are always taken "
-        "(default: %(default)g)",
-    )
+    arguments.add_positives(parser, "batches", "B", (32, 128))
+    arguments.add_positives(parser, "features", "F", (16, 64))
+    arguments.add_positives(parser, "hidden", "H", (8, 32, 128))
+    arguments.add_positives(parser, "lookups", "N", (4, 16), "T B over the rows of the table, V; ")
+    arguments.add_limit(parser, 2.0, _LEAST_ROUNDS)
     parser.set_defaults(devices=None)  # one a core
 
 
@@ -101,7 +85,7 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     cases = []
     for number, work in enumerate(works, 1):
         measuring.progress(f"{number}/{len(works)}: {work}")
-        places = _placements(work, options.devices)
+        places = comparison.placements(work.batch, options.devices)
         measured = functools.partial(_measure_case, work, places, options.repeats, options.limit)
         case = record.case(work._asdict(), measured)
         tabulates = {way: {name: _tabulates(work, devices, way) for name, devices in places.items()} for way in WAYS}
@@ -161,13 +145,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 }
                 look = {"color": colors[features], "linestyle": styles[batch], "marker": markers[lookups]}
                 axis.plot(list(ratios), list(ratios.values()), markersize=4, **look)
-            axis.axhline(1, color="black", linewidth=1)
-            axis.set(xscale="log", title=cell)
-            axis.set_yscale("log", base=2)
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.set_xticks(settings["hidden"], [str(hidden) for hidden in settings["hidden"]])
-            axis.set_xticks([], minor=True)
-            axis.grid(alpha=0.25, which="both")
+            comparison.draw_axis(axis, cell, settings["hidden"])
         row[0].set_ylabel(_title(way, placement).replace(", ", "\n"), fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("H")
@@ -258,10 +236,6 @@ def _compile(
         return program, result, lambda _: program.run()
     slopes = jax.tree.map(lambda before, after: (before - after) / comparison.CHECKED_RATE, moved, result)
     return program, slopes, lambda steps: program.call(*placed, np.float32(comparison.TINY_RATE), np.int32(steps))
-
-
-def _placements(work: Work, devices: int) -> dict[str, int]:
-    return {"one": 1, "sharded": devices} if devices > 1 and work.batch % devices == 0 else {"one": 1}
 
 
 def _tabulates(work: Work, devices: int, way: str) -> bool:

@@ -873,6 +873,8 @@ BENCHMARKS = [
         for text in NO_NUMBERS
     ),
     (["implementations", "--smoke", "--plot", "x.pdf"], "--plot"),
+    *((["lookups", "--smoke", f"--lookups={text}"], "--lookups") for text in ("0", "x", "1,,2", "-1", "")),
+    (["lookups", "--smoke", "--cells", "lstn"], "--cells"),
     (["implementations", "--smoke", "--json", "/proc/nowhere/x.json"], "--json"),
     *((["implementations", "--smoke", f"--length={text}"], "--length") for text in NO_NUMBERS[:6]),
     *((["scan_vs_unrolled", "--smoke", f"--batch={text}"], "--batch") for text in NO_NUMBERS[:6]),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import jaxseq
-from benchmarks import implementations, measuring, scan_vs_unrolled
+from benchmarks import implementations, lookups, measuring, scan_vs_unrolled
 from benchmarks.__main__ import RESULTS, main
 from jaxseq.choice import IMPLEMENTATIONS
 
@@ -241,6 +241,45 @@ def test_implementations_say_how_the_choice_fares():
     assert float(middle) == pytest.approx((2 + 1 / 1.05 + 0.5 + 1) / 4, abs=0.01)
     assert implementations._fares(cases[3:4], "loop", "one")[0] == "0"
     assert implementations._fares(cases, "loop", "sharded")[0] == "0"
+
+
+def test_lookups_compares_a_table_with_the_rows_looked_up(run):
+    result, out, _, directory = run(["lookups", "--smoke", "--devices", str(min(2, len(jax.devices())))])
+    assert [case["table_size"] for case in result["cases"]] == [6, 3]  # T B is 6
+    placements = {"one", "sharded"} if len(jax.devices()) > 1 else {"one"}
+    for case in result["cases"]:
+        assert list(case["implementations"]) == list(lookups.CANDIDATES)
+        for found, way in itertools.product(case["implementations"].values(), lookups.WAYS):
+            assert set(found[way]) == set(case["tabulates"][way]) == placements
+            for measured in found[way].values():
+                check_measurement(measured)
+        assert not any(any(taken.values()) for taken in case["tabulates"].values())  # of so small a layer
+    assert out.count("| gru ") == 2 * len(lookups.WAYS) * len(placements)
+    assert (directory / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lookups_say_how_the_choice_fares():
+    cases = []
+    for rows, tabulated, taken in ((2.0, 1.0, True), (1.0, 1.05, True), (1.0, 2.0, True), (1.0, 3.0, False)):
+        tabulates = {"forward": {"one": False}, "loop": {"one": taken}}
+        cases.append({"implementations": timings(rows=rows, tabulated=tabulated), "tabulates": tabulates})
+    assert lookups._fares(cases, "loop", "one", True) == ["3", "0.50", "0.95", "2.00", "1", "1"]
+    assert lookups._fares(cases, "loop", "one", False) == ["1", "0.33", "0.33", "0.33", "1", "0"]
+    assert lookups._fares(cases, "loop", "sharded", True) == ["0"] + ["–"] * 5
+
+
+def test_lookups_of_a_table_that_differs_end_the_run(monkeypatch, capsys):
+    right = jaxseq.scan
+
+    def with_a_mistake(cell, params, inputs, *, implementation):
+        state, outputs = right(cell, params, inputs, implementation=implementation)
+        return state, outputs if implementation is None else 1.01 * outputs
+
+    monkeypatch.setattr(jaxseq, "scan", with_a_mistake)
+    monkeypatch.setattr(measuring, "warm_up_compiler", lambda: None)
+    assert main(["lookups", "--smoke"]) == 1
+    error = "error: tabulated, forward, one, of gru, B2 T3 F3 H2 V6 must equal the first case within"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(error)
 
 
 def test_an_implementation_that_differs_is_not_timed_and_the_run_fails(monkeypatch, tmp_path, capsys):

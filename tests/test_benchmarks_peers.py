@@ -306,7 +306,7 @@ def test_a_loop_is_long_enough_to_hide_its_call_and_short_enough_to_wait_for(sec
 
 @pytest.mark.parametrize(("batch", "devices", "sharded"), [(128, 2, 2), (6, 4, 3), (1, 8, None), (7, 2, None)])
 def test_a_batch_is_sharded_over_as_many_devices_as_divide_it(batch, devices, sharded):
-    found = comparison.placements(Work("lstm", "plain", batch, 1, 1, (1,)), devices)
+    found = comparison.placements(batch, devices)
     assert found == {"one": 1} | ({} if sharded is None else {"sharded": sharded})
 
 
