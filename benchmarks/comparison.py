@@ -184,6 +184,15 @@ def loop_steps(seconds: float) -> int:
     return max(1, min(wanted, int(longest / seconds)))
 
 
+def take_steps(gradient: Callable[[Any], Any], moved: Any, rate: jax.Array, steps: jax.Array) -> Any:
+    """A training loop: what is moved, after so many steps by `rate` times its gradient."""
+
+    def step(_: Any, moved: Any) -> Any:
+        return jax.tree.map(lambda leaf, slope: leaf - rate * slope, moved, gradient(moved))
+
+    return jax.lax.fori_loop(0, steps, step, moved)
+
+
 def placements(batch: int, devices: int) -> dict[str, int]:
     """How many devices each of PLACEMENTS takes: sharded as many as divide the batch, left out where that is one."""
     most = max(number for number in range(1, devices + 1) if batch % number == 0)
@@ -356,10 +365,7 @@ def _compile_jax(peer: Peer, work: Work, placed: _Placed, way: str, devices: int
         return (jax.lax.psum(d_weights, "batch") if devices > 1 else d_weights), d_inputs
 
     def loop(weights: Any, inputs: jax.Array, rest: Any, rate: jax.Array, steps: jax.Array) -> tuple[Any, jax.Array]:
-        def step(_: Any, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
-            return jax.tree.map(lambda leaf, slope: leaf - rate * slope, carry, gradient(*carry, rest))
-
-        return jax.lax.fori_loop(0, steps, step, (weights, inputs))
+        return take_steps(lambda moved: gradient(*moved, rest=rest), (weights, inputs), rate, steps)
 
     function = {"forward": forward, "gradient": gradient, "loop": loop}[way]
     one_step = (np.float32(CHECKED_RATE), np.int32(1)) if way == "loop" else ()

@@ -53,7 +53,12 @@ class Work(NamedTuple):
 
     def __str__(self) -> str:
         """`gru, B32 T200 F16 H32 V400`."""
-        return f"{self.cell}, B{self.batch} T{self.length} F{self.features} H{self.hidden} V{self.table_size}"
+        return f"{self.cell}, {self.shape}"
+
+    @property
+    def shape(self) -> str:
+        """`B32 T200 F16 H32 V400`."""
+        return f"B{self.batch} T{self.length} F{self.features} H{self.hidden} V{self.table_size}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +119,7 @@ def table(result: dict[str, Any]) -> str:
             both = [case["implementations"][name][way][placement] for name in CANDIDATES]
             bytes_needed = [one["memory"]["temporary_bytes"] for one in both]
             rows.append(
-                [case["cell"], _work(case).__str__().partition(", ")[2], f"{_lookups(case):.0f}"]
+                [case["cell"], _work(case).shape, f"{_lookups(case):.0f}"]
                 + [measuring.milliseconds(one["seconds"]) for one in both]
                 + [str(_ratio(case, way, placement)), f"{bytes_needed[0] / max(bytes_needed[1], 1):.2f}"]
                 + ["tabulated" if case["tabulates"][way][placement] else "rows"]
@@ -209,11 +214,7 @@ def _compile(
         return jax.lax.psum(slopes, "batch") if devices > 1 else slopes
 
     def loop(moved: Any, tokens: jax.Array, cotangents: jax.Array, rate: jax.Array, steps: jax.Array) -> Any:
-        def step(_: Any, moved: Any) -> Any:
-            slopes = gradient(moved, tokens, cotangents)
-            return jax.tree.map(lambda leaf, slope: leaf - rate * slope, moved, slopes)
-
-        return jax.lax.fori_loop(0, steps, step, moved)
+        return comparison.take_steps(lambda moved: gradient(moved, tokens, cotangents), moved, rate, steps)
 
     everywhere, by_batch = jax.P(), jax.P(None, "batch")
     function: Callable[..., Any] = forward if way == "forward" else loop

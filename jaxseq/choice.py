@@ -141,7 +141,9 @@ def _tabulates(shape: tuple[int, ...], table_size: int, hidden: int, gates: int,
     *steps, features = shape
     if platform() != "cpu" or not features or not hidden or math.prod(steps) < _LOOKUPS * table_size:
         return False
-    return features >= 64 or features * gates * hidden >= 1024 if gradient else features >= max(hidden, 64)
+    if gradient:
+        return features >= 64 or features * gates * hidden >= 1024
+    return features >= max(hidden, 64)
 
 
 def _forward_on_a_cpu(
