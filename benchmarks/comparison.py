@@ -22,6 +22,7 @@ import numpy as np
 import jaxseq
 from benchmarks import measuring, peers
 from benchmarks.peers import OURS, PEERS, Data, Peer, Work
+from jaxseq.epochs import sum_over_devices
 
 WAYS = ("forward", "gradient", "loop")
 WAY_TITLES = {**measuring.PASS_TITLES, "loop": "forward + backward in a training loop"}
@@ -362,7 +363,7 @@ def _compile_jax(peer: Peer, work: Work, placed: _Placed, way: str, devices: int
 
     def gradient(weights: Any, inputs: jax.Array, rest: Any) -> tuple[Any, jax.Array]:
         d_weights, d_inputs = jax.grad(loss, argnums=(0, 1))(weights, inputs, rest)
-        return (jax.lax.psum(d_weights, "batch") if devices > 1 else d_weights), d_inputs
+        return sum_over_devices(d_weights, devices), d_inputs
 
     def loop(weights: Any, inputs: jax.Array, rest: Any, rate: jax.Array, steps: jax.Array) -> tuple[Any, jax.Array]:
         return take_steps(lambda moved: gradient(*moved, rest=rest), (weights, inputs), rate, steps)

@@ -24,6 +24,7 @@ from benchmarks import arguments, comparison, measuring
 from benchmarks.record import Record
 from experiments.arguments import positive
 from jaxseq.choice import Implementation
+from jaxseq.epochs import sum_over_devices
 
 WAYS = ("forward", "loop")
 CANDIDATES: dict[str, Implementation | None] = {"rows": None, "tabulated": "tabulated"}
@@ -211,7 +212,7 @@ def _compile(
 
     def gradient(moved: Any, tokens: jax.Array, cotangents: jax.Array) -> Any:
         slopes = jax.grad(lambda moved: jnp.vdot(cotangents, forward(moved, tokens)))(moved)
-        return jax.lax.psum(slopes, "batch") if devices > 1 else slopes
+        return sum_over_devices(slopes, devices)
 
     def loop(moved: Any, tokens: jax.Array, cotangents: jax.Array, rate: jax.Array, steps: jax.Array) -> Any:
         return comparison.take_steps(lambda moved: gradient(moved, tokens, cotangents), moved, rate, steps)

@@ -8,6 +8,7 @@ sharded over the devices, each of which draws for its own rows what one device w
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxseq import arguments
@@ -24,6 +26,7 @@ from jaxseq.losses import weighted_sum
 from jaxseq.processes import with_key_data
 from jaxseq.row_keys import rows_key
 
+_EXCHANGED_ALONE = 2**18  # numbers of an array, beyond which it is not joined with others
 Values = Callable[[jax.Array, jax.Array], jax.Array]  # (predictions, targets) -> unreduced values
 
 
@@ -224,7 +227,7 @@ def make_train_chunk(
                 return sums["loss"], (sums, weight)
 
             # One exchange a step: sums of gradients and of metrics, divided by the weight afterwards.
-            gradients, (sums, weight) = _sum(jax.grad(local_sum, has_aux=True)(state.params), devices)
+            gradients, (sums, weight) = sum_over_devices(jax.grad(local_sum, has_aux=True)(state.params), devices)
             gradients = jax.tree.map(lambda leaf: leaf / jnp.maximum(weight, 1e-9).astype(leaf.dtype), gradients)
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
@@ -257,7 +260,7 @@ def make_evaluation(task: Task, data: Examples, batch_size: int, mesh: Mesh) -> 
                 sums, weight = _score(task, data, params, arrays, _share(batches[index], devices), weights)
                 return jax.tree.map(jnp.add, totals, sums | {"weight": weight})
 
-            found = _sum(jax.lax.fori_loop(start, stop, one_batch, zero_totals(task)), devices)
+            found = sum_over_devices(jax.lax.fori_loop(start, stop, one_batch, zero_totals(task)), devices)
             return jax.tree.map(jnp.add, totals, found)
 
         seeds = len(jax.tree.leaves(params)[0])
@@ -316,9 +319,23 @@ def _share(batch: jax.Array, devices: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(batch, jax.lax.axis_index("batch") * share, share)
 
 
-def _sum(tree: Any, devices: int) -> Any:
-    """Adds up what so many devices have: all of them or, alone, one."""
-    return tree if devices == 1 else jax.lax.psum(tree, "batch")
+def sum_over_devices(tree: Any, devices: int) -> Any:
+    """Adds up what so many devices have: all of the axis "batch" or, alone, one.
+
+    On a CPU arrays of one dtype go as one, since an exchange takes longer than to copy them: of eight arrays of 64
+    numbers 367 microseconds apart and 67 joined, of 2¹⁶ 938 and 593, of 2¹⁸ 5225 and 4702, of 2²⁰ 13713 and 14833.
+    """
+    if devices == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    groups: dict[Any, list[int]] = {}
+    for number, leaf in enumerate(leaves):
+        joins = jax.default_backend() == "cpu" and leaf.size <= _EXCHANGED_ALONE  # elsewhere XLA joins them itself
+        groups.setdefault(leaf.dtype if joins else number, []).append(number)
+    flat, parted = zip(*(ravel_pytree([leaves[number] for number in group]) for group in groups.values()), strict=True)
+    sums = [part(total) for part, total in zip(parted, jax.lax.psum(flat, "batch"), strict=True)]
+    found = dict(zip(itertools.chain(*groups.values()), itertools.chain(*sums), strict=True))
+    return structure.unflatten([found[number] for number in range(len(leaves))])
 
 
 def _over_devices(function: Callable[..., Any], mesh: Mesh, apart: bool = True) -> Callable[..., Any]:
