@@ -126,7 +126,7 @@ def _show(options: argparse.Namespace) -> int:
         result = json.loads(options.file.read_bytes())
         benchmark = _benchmarks()[result["benchmark"]]
         text = f"{_title(result)}\n\n{benchmark.table(result)}"
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         why = measuring.describe_error(error)
         raise measuring.WrongArgument(
             f"argument FILE: must be JSON that a benchmark wrote, got {options.file} ({why})"

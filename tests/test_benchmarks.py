@@ -141,9 +141,10 @@ def test_a_result_is_shown_as_it_was_printed(scanned, tmp_path, capsys):
     assert capsys.readouterr().out == out
 
 
-@pytest.mark.parametrize("contents", ["", "[]", "{}", '{"benchmark": "epoch"}', '{"benchmark": "os"}'])
+@pytest.mark.parametrize("contents", [None, "", "[]", "{}", '{"benchmark": "epoch"}', '{"benchmark": "os"}'])
 def test_only_a_result_is_shown(contents, tmp_path, capsys):
-    (tmp_path / "r.json").write_text(contents)
+    if contents is not None:  # else there is no such file
+        (tmp_path / "r.json").write_text(contents)
     assert main(["show", str(tmp_path / "r.json")]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith(
