@@ -105,7 +105,7 @@ class Captioner(nn.Module):
     def check_inputs(self, images: jax.Array, words: jax.Array) -> None:
         """Raises ValueError where a word lies outside the vocabulary; `fit` calls it before tracing."""
         del images
-        check_tokens(words, len(_VOCABULARY))
+        check_tokens("words", words, len(_VOCABULARY))
 
     def encode(self, images: jax.Array) -> View:
         """The state that a caption starts from, of images [B, 32, 32, 3]."""
@@ -293,9 +293,10 @@ def _read_image(path: str) -> np.ndarray:
     try:
         with open(path, "rb") as stream:
             contents = stream.read(_IMAGE_BYTES)
-        # Pillow takes memory for what a header declares, the last of them if there are several.
+        # Pillow takes memory for what a header declares, wherever it stands, the last of them if there are several.
         pixels = [int.from_bytes(contents[place : place + 4], "big") for place in (16, 20)]
-        if not contents.startswith(b"\x89PNG\r\n\x1a\n") or contents.count(b"IHDR") != 1 or max(pixels) > _IMAGE_PIXELS:
+        begins = contents.startswith(b"\x89PNG\r\n\x1a\n") and contents[12:16] == b"IHDR"
+        if not begins or contents.count(b"IHDR") != 1 or max(pixels) > _IMAGE_PIXELS:
             raise ValueError(f"it is none, or of more than {_IMAGE_PIXELS} pixels a side")
         image = matplotlib_image.imread(io.BytesIO(contents), format="png")
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises of files that it cannot read

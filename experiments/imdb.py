@@ -385,7 +385,7 @@ class _Convnet(nn.Module):
 
     def check_inputs(self, inputs: jax.Array) -> None:
         """Raises ValueError where a token lies outside the vocabulary; `fit` calls it before tracing."""
-        check_tokens(inputs, _NUM_WORDS)
+        check_tokens("inputs", inputs, _NUM_WORDS)
 
 
 def _recurrent(

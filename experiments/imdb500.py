@@ -114,7 +114,7 @@ class OneHotClassifier(nn.Module):
 
     def check_inputs(self, inputs: jax.Array) -> None:
         """Raises ValueError where a token lies outside the vocabulary; `fit` calls it before tracing."""
-        check_tokens(inputs, self.vocabulary_size)
+        check_tokens("inputs", inputs, self.vocabulary_size)
 
 
 # Studies

@@ -187,7 +187,7 @@ class _Flattened(nn.Module):
 
     def check_inputs(self, tokens: jax.Array) -> None:
         """Raises ValueError where a token lies outside the vocabulary; `fit` calls it before tracing."""
-        check_tokens(tokens, _NUM_WORDS)
+        check_tokens("tokens", tokens, _NUM_WORDS)
 
 
 class _BagOfWords(nn.Module):
@@ -204,7 +204,7 @@ class _BagOfWords(nn.Module):
 
     def check_inputs(self, words: jax.Array) -> None:
         """Raises ValueError where an index lies outside the vocabulary; `fit` calls it before tracing."""
-        check_tokens(words, _NUM_WORDS)
+        check_tokens("words", words, _NUM_WORDS)
 
 
 def _multi_hot(words: jax.Array) -> jax.Array:

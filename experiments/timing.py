@@ -40,7 +40,7 @@ class _Timed:
         self.arrays = jax.device_put((data.train.arrays, np.asarray(data.train.rows, np.int32)))
         self.chunk = make_train_chunk(variant.task, data.train, variant.optimizer, variant.batch_size, mesh)
         state = initialize(variant.model, data.train.one_input, variant.optimizer, 0)
-        self.carry = jax.tree.map(lambda leaf: leaf[None], (state, zero_totals(variant.task)))
+        self.carry = jax.tree.map(lambda leaf: leaf[None], state), zero_totals(variant.task, 1)
         self.steps = 1
         self._run()  # compiles
         self.steps = int(min(max(_ROUND / self._run(), 1), self.steps_per_epoch))

@@ -78,9 +78,13 @@ def prepare(
         expected = jax.eval_shape(lambda params: cell.initial_state(params, batch_shape), params)
         check_state("state", state, expected)
         for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
-            if jnp.issubdtype(wanted.dtype, jnp.floating) and not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-                raise ValueError(f"state must have floating-point leaves, got dtype {jnp.result_type(leaf)}")
-        state = jax.tree.map(jnp.asarray, _cast(state, dtype))
+            found = jnp.result_type(leaf)
+            if jnp.issubdtype(wanted.dtype, jnp.floating):
+                if not jnp.issubdtype(found, jnp.floating):
+                    raise ValueError(f"state must have floating-point leaves, got dtype {found}")
+            elif found != wanted.dtype:
+                raise ValueError(f"state must have dtype {wanted.dtype} where the cell's has, got {found}")
+        state = _cast(state, dtype)
 
     if mask is not None:
         mask = check_flags("mask", mask, inputs.shape[:-1])
@@ -144,7 +148,7 @@ def _drawn_shapes(cell: Any, input_size: int) -> dict[str, tuple[int, ...]] | No
         return None
 
 
-_known_shapes = functools.lru_cache(_drawn_shapes)
+_known_shapes = functools.lru_cache(typed=True)(_drawn_shapes)  # NamedTuples of two classes may be equal
 
 
 def _compute_dtype(cell: Any, params: Any, inputs: jax.Array) -> Any:
@@ -164,6 +168,11 @@ def _cast(tree: Any, dtype: Any) -> Any:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
     return jax.tree.map(cast, tree)
+
+
+def lies_sharded(array: jax.Array) -> bool:
+    """Whether the type of an array says that it lies sharded: on a mesh with explicit axes."""
+    return any(axes is not None for axes in jax.typeof(array).sharding.spec)
 
 
 def where(flags: jax.Array, chosen: Any, other: Any) -> Any:

@@ -65,6 +65,8 @@ def choose(
       gradient: whether the call is differentiated.
       sharded: whether other devices take the machine's cores meanwhile; None: see `is_sharded`.
       table_size: the rows of the table that the inputs are looked up in; None: they are not.
+    Returns:
+      Choice(implementation, reason).
     Raises:
       ValueError: `implementation` is unknown, or not one for this cell.
     """

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxseq.calls import lies_sharded
 from jaxseq.cells.products import product, products_through
 from jaxseq.invariants import with_weights_cut
 from jaxseq.residuals import economical
@@ -79,7 +80,8 @@ def _scan_jvp(body: Body, reverse: bool, unroll: int, primals: Any, tangents: An
 
     products, changes = jax.jvp(deferred, (constants,), (tangents[0],))
     length = jax.tree.leaves(steps)[0].shape[0]
-    taps = [jnp.zeros((length, *one.result.shape), one.result.dtype) for one in products]
+    # Over a mesh of devices of the type of the products: sharded, or varying.
+    taps = [jnp.broadcast_to(jnp.zeros_like(one.result), (length, *one.result.shape)) for one in products]
     result, linear, values = jax.linearize(run, constants, state, steps, taps, has_aux=True)
     taps_dot = [
         _whole_product(value, change.weights, one.mask)
@@ -91,9 +93,10 @@ def _scan_jvp(body: Body, reverse: bool, unroll: int, primals: Any, tangents: An
 def _whole_product(values: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
     """`product` of all steps at once, values [T, B, H]: one flat product where nothing is masked.
 
-    Flat, because its transpose, a sum over [T, B], takes three times as long on a CPU where those are two axes.
+    Flat, because its transpose, a sum over [T, B], takes three times as long on a CPU where those are two axes. But
+    axes that are sharded explicitly do not become one.
     """
-    if mask is not None:
+    if mask is not None or lies_sharded(values):
         return product(values, weights, mask)
     *leading, size = values.shape
     flat = product(values.reshape(math.prod(leading), size), weights, None)

@@ -110,7 +110,7 @@ def examples(inputs: Any, targets: Any, weights: Any = None) -> Examples:
     if not sizes[0]:
         raise ValueError("inputs must hold at least one example, got an empty set")
     for path, leaf in jax.tree_util.tree_flatten_with_path(arrays)[0]:
-        if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
             name = ("inputs", "targets", "weights")[path[0].idx]
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(leaf))[0])
             raise ValueError(f"{name} must be finite, got {leaf[index]} at index {index}")
@@ -213,7 +213,7 @@ def make_train_chunk(
                 key = rows_key(key, jax.lax.axis_index("batch"), weights.size, batch_size)
 
             def local_sum(params: Any) -> tuple[jax.Array, Any]:
-                sums, weight = _score(
+                sums = _score(
                     task,
                     data,
                     params,
@@ -223,15 +223,16 @@ def make_train_chunk(
                     train=True,
                     rngs={"dropout": key},
                 )
-                return sums["loss"], (sums, weight)
+                return sums["loss"][0], sums
 
             # One exchange a step: sums of gradients and of metrics, divided by the weight afterwards.
-            gradients, (sums, weight) = sum_over_devices(jax.grad(local_sum, has_aux=True)(state.params), devices)
-            gradients = jax.tree.map(lambda leaf: leaf / jnp.maximum(weight, 1e-9).astype(leaf.dtype), gradients)
+            gradients, sums = sum_over_devices(jax.grad(local_sum, has_aux=True)(state.params), devices)
+            total, weight = sums["loss"]
+            gradients = jax.tree.map(functools.partial(_divided, by=jnp.maximum(weight, 1e-9)), gradients)
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            totals = jax.tree.map(jnp.add, totals, sums | {"weight": weight})
-            diverged = jnp.where((diverged < 0) & ~jnp.isfinite(sums["loss"]), state.step, diverged)
+            totals = jax.tree.map(jnp.add, totals, sums)
+            diverged = jnp.where((diverged < 0) & ~jnp.isfinite(total), state.step, diverged)
             return TrainState(state.step + 1, params, opt_state, state.key), totals, diverged
 
         return jax.lax.fori_loop(start, stop, one_step, carry)
@@ -256,43 +257,48 @@ def make_evaluation(task: Task, data: Examples, batch_size: int, mesh: Mesh) -> 
 
             def one_batch(index: Any, totals: Any) -> Any:
                 weights = _share(batch_weights[index], devices)
-                sums, weight = _score(task, data, params, arrays, _share(batches[index], devices), weights)
-                return jax.tree.map(jnp.add, totals, sums | {"weight": weight})
+                sums = _score(task, data, params, arrays, _share(batches[index], devices), weights)
+                return jax.tree.map(jnp.add, totals, sums)
 
             found = sum_over_devices(jax.lax.fori_loop(start, stop, one_batch, zero_totals(task)), devices)
             return jax.tree.map(jnp.add, totals, found)
 
         seeds = len(jax.tree.leaves(params)[0])
-        totals = {name: jnp.zeros(seeds) for name in zero_totals(task)}
+        totals = zero_totals(task, seeds)
         return _over_devices(run, mesh)(0, math.ceil(rows.size / batch_size), params, totals)
 
     return jax.jit(_on_every_device(all_seeds, mesh))
 
 
-def zero_totals(task: Task) -> dict[str, jax.Array]:
-    """Sums before the first batch: of the loss, each metric, and the weights."""
-    return {name: jnp.zeros((), jnp.float32) for name in ("loss", *task.metrics, "weight")}
+def zero_totals(task: Task, *seeds: int) -> dict[str, jax.Array]:
+    """Before the first batch, of the loss and each metric: Σ w v and Σ w, float32 [*seeds, 2]."""
+    return {name: jnp.zeros((*seeds, 2), jnp.float32) for name in ("loss", *task.metrics)}
 
 
 def means(totals: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Sums divided by the weight, on the host."""
+    """Sums divided by their weights, on the host."""
     host = jax.device_get(dict(totals))
-    weight = np.maximum(host.pop("weight"), 1e-9)
-    return {name: value / weight for name, value in host.items()}
+    return {name: total[..., 0] / np.maximum(total[..., 1], 1e-9) for name, total in host.items()}
 
 
 def _score(
     task: Task, data: Examples, params: Any, arrays: Any, rows: jax.Array, weights: jax.Array, **settings: Any
-) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Σ w v of the loss and each metric over some rows, and Σ w."""
+) -> dict[str, jax.Array]:
+    """Σ w v and Σ w, float32 [2], of the loss and of each metric, over some rows."""
     inputs, targets, *more = data.take(arrays, rows)
     predictions = task.model.apply({"params": params}, *as_arguments(inputs), **settings)
     if more:
         weights = more[0] * weights.reshape(weights.shape + (1,) * (more[0].ndim - 1))
-    sums, weight = {}, jnp.zeros(())
-    for name, values in {"loss": task.loss, **task.metrics}.items():
-        sums[name], weight = weighted_sum(values(predictions, targets).astype(jnp.float32), weights)
-    return sums, weight
+    return {
+        name: jnp.stack(weighted_sum(values(predictions, targets).astype(jnp.float32), weights))
+        for name, values in {"loss": task.loss, **task.metrics}.items()
+    }
+
+
+def _divided(leaf: jax.Array, by: jax.Array) -> jax.Array:
+    """In float32 at least: float16 knows neither what many weights add up to nor what keeps zero from dividing."""
+    wide = jnp.promote_types(leaf.dtype, by.dtype)
+    return (leaf.astype(wide) / by.astype(wide)).astype(leaf.dtype)
 
 
 def cut_batches(rows: jax.Array, batch_size: int, devices: int) -> tuple[jax.Array, jax.Array]:

@@ -167,7 +167,7 @@ def _take(cell: Cell, call: Call, params: Any, state: Any, now: Step) -> tuple[A
 def _norm(values: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Euclidean norm; unscaled, the squares of a gradient that has all but vanished would be zero."""
     largest = jnp.max(jnp.abs(values), axes, keepdims=True, initial=0)
-    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    unit = jnp.where((largest > 0) & (largest < jnp.inf), largest, jnp.ones_like(largest))
     return jnp.squeeze(largest, axes) * jnp.sqrt(jnp.sum(jnp.square(values / unit), axes))
 
 

@@ -38,15 +38,17 @@ def scan(
       ValueError: the products are not what `summed_gates` says.
     """
     first = jax.tree.map(lambda leaf: leaf[0], steps)
-    of_input, *recurrent = find_products(body, constants, state, first)
-    widths = [one.weights.shape[-1] for one in recurrent]
-    size = of_input.weights.shape[-1] // sum(summed_gates)
-    if widths != [gates * size for gates in summed_gates] or not all(find_constant(body, constants, state, first)):
+    products = find_products(body, constants, state, first)
+    drive, *widths = [one.weights.shape[-1] for one in products] or [0]
+    size = drive // max(sum(summed_gates), 1)
+    is_told = size and widths == [gates * size for gates in summed_gates]
+    if not is_told or not all(find_constant(body, constants, state, first)):
         raise ValueError(
-            f"summed_gates must tell the gates of each recurrent product of a step, whose weights are the same at "
-            f"every step, got {tuple(summed_gates)} for products of widths {widths} and a drive of width "
-            f"{of_input.weights.shape[-1]}"
+            f"summed_gates must tell the gates of each recurrent `gate_product` of a step, after that of its inputs, "
+            f"whose weights are the same at every step, got {tuple(summed_gates)} for products of widths {widths} and "
+            f"a drive of width {drive}"
         )
+    of_input, *recurrent = products
     ends = [sum(summed_gates[: number + 1]) for number in range(len(summed_gates))]
     joined = [
         _join(of_input, one, end - gates, end, size)

@@ -14,19 +14,19 @@ from jaxseq import arguments
 
 
 def weighted_mean(values: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-    """Mean over the real entries: Σ w v / max(Σ w, 1 or the only weight there is).
+    """Mean over the real entries: Σ w v / Σ w.
 
     Args:
       values: float [...].
       weights: None, or bool or float [...] of the same shape, or of its leading axes.
     Returns:
-      float []; 0 where no entry is real.
+      float []; 0 where no entry is real, or there is none.
     Raises:
       ValueError: the shapes do not match.
     """
     arguments.is_array("values", values)
     if weights is None:
-        return values.mean()
+        return values.mean() if values.size else jnp.zeros((), values.dtype)
     total, weight = weighted_sum(values, weights)
     return total / jnp.where(weight > 0, weight, 1)
 

@@ -48,7 +48,8 @@ def packing_resets(lengths: list[int] | np.ndarray, steps: int) -> np.ndarray:
       lengths: the sequences' lengths in the order they are packed, int [N], each at least 1.
       steps: T, at least their sum.
     Returns:
-      bool [T], True where a sequence starts, and where the padding after the last one does.
+      bool [T], True where a sequence starts, and where the padding after the last one does: the final state of the row
+      is then that of the padding.
     Raises:
       ValueError: a length is below 1 or no integer, or they do not fit into T; T is no integer.
     """

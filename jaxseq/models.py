@@ -55,7 +55,7 @@ def _convolve(inputs: jax.Array, kernel: jax.Array, strides: Sequence[int], padd
     named = isinstance(padding, str)
     [pads] = jax.lax.padtype_to_pads(inputs.shape[1:2], (span + 1,), strides, padding) if named else padding
     plain = (*strides, *settings["lhs_dilation"], groups) == (1, 1, 1) and min(pads) >= 0
-    if jax.default_backend() != "cpu" or not plain or inputs.shape[1] + sum(pads) <= span:
+    if jax.default_backend() != "cpu" or not plain or not len(inputs) or inputs.shape[1] + sum(pads) <= span:
         return jax.lax.conv_general_dilated(inputs, kernel, strides, padding, **settings)
 
     multiply = functools.partial(jnp.matmul, precision=settings["precision"])
@@ -163,7 +163,7 @@ class Recurrent(nn.Module):
                 inputs.shape[1:-1],
                 dropout=self.dropout,
                 recurrent_dropout=self.recurrent_dropout,
-                dtype=inputs.dtype,
+                dtype=jnp.promote_types(inputs.dtype, jnp.float32),
             )
         state, outputs = scan(
             self.cell,
@@ -346,7 +346,7 @@ class SequenceEncoder(nn.Module):
           ValueError: inputs are not of the kind that the settings say, or a token lies outside the vocabulary.
         """
         if self.vocabulary_size is not None:
-            check_tokens(inputs, self.vocabulary_size)
+            check_tokens("inputs", inputs, self.vocabulary_size)
         elif inputs.ndim != 3:
             raise ValueError(
                 f"inputs must be features, float [B, T, F], where no vocabulary_size is set, got shape {inputs.shape}"
@@ -565,12 +565,12 @@ class EncoderDecoder(nn.Module):
 
     def check_inputs(self, source: jax.Array, target: jax.Array) -> None:
         """Raises ValueError where a token lies outside its vocabulary; `fit` calls it before tracing."""
-        check_tokens(source, self.source_vocabulary_size)
-        check_tokens(target, self.target_vocabulary_size)
+        check_tokens("source", source, self.source_vocabulary_size)
+        check_tokens("target", target, self.target_vocabulary_size)
 
     def encode(self, source: jax.Array) -> Memory:
         """Reads the source [B, S]."""
-        check_tokens(source, self.source_vocabulary_size)
+        check_tokens("source", source, self.source_vocabulary_size)
         mask = source != self.padding_index
         outputs: Any = self.source_embedding.lookup(source.T)
         states = []
@@ -601,7 +601,7 @@ class EncoderDecoder(nn.Module):
 
     def _run_decoder(self, memory: Memory, target: jax.Array) -> tuple[list[Any], jax.Array]:
         """The decoder's layers over target tokens [B, T]: (final states, outputs [B, T, H])."""
-        check_tokens(target, self.target_vocabulary_size)
+        check_tokens("target", target, self.target_vocabulary_size)
         outputs: Any = self.target_embedding.lookup(target.T)
         states = []
         for layer, state in zip(self.decoder, memory.states, strict=True):
@@ -650,24 +650,25 @@ def greedy_decode(
     return written.T
 
 
-def check_tokens(tokens: Any, vocabulary_size: int) -> None:
+def check_tokens(name: str, tokens: Any, vocabulary_size: int) -> None:
     """Raises ValueError unless tokens are int [B, T] and, where their values are known, in the vocabulary."""
-    arguments.is_array("inputs", tokens)
+    arguments.is_array(name, tokens)
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(f"inputs must be token indices, int [B, T], got {tokens.dtype} {tokens.shape}")
+        raise ValueError(f"{name} must be token indices, int [B, T], got {tokens.dtype} {tokens.shape}")
     if isinstance(tokens, Tracer) or not tokens.size:
         return
     values = np.asarray(tokens)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= vocabulary_size:
         raise ValueError(
-            f"inputs must be token indices from 0 to {vocabulary_size - 1}, got {low if low < 0 else high}"
+            f"{name} must be token indices from 0 to {vocabulary_size - 1}, got {low if low < 0 else high}"
         )
 
 
 def _layers(cells: Any) -> tuple[Cell, ...]:
     """The cells of a model's layers, one or several."""
-    layers = tuple(cells) if isinstance(cells, (list, tuple)) else (cells,)
+    several = isinstance(cells, list | tuple) and not hasattr(cells, "_fields")  # a cell may be a NamedTuple
+    layers: tuple[Any, ...] = tuple(cells) if several else (cells,)
     if not layers:
         raise ValueError("cells must hold at least one cell, got none")
     for cell in layers:

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseq import arguments, deferral, joint
-from jaxseq.calls import Call, Step, check_flags, check_state, look_up_later, or_zeros, prepare, where
+from jaxseq.calls import Call, Step, check_flags, check_state, lies_sharded, look_up_later, or_zeros, prepare, where
 from jaxseq.cells import DropoutMasks
 from jaxseq.cells.products import summed_gates
 from jaxseq.choice import Choice, Implementation, choose, platform
@@ -35,11 +36,11 @@ class Cell(Protocol):
     """What the engine asks of a cell: a hashable object without arrays, of pure methods.
 
     Optional attributes: `gates: int`, how many dropout masks `project` and `step` take (without it, dropout
-    raises); `summed_gates: tuple[int, ...]`, to how many gates of the drive `step` adds each of its recurrent
-    `gate_product`s, in the order of both, where neither serves for anything else (the engine may then take the product
-    of the inputs together with them; a derived class that writes another `step` says it anew); `dtype`, what to
-    compute in (None: promote inputs and parameters); `output(params, state)`, the output that belongs to a state,
-    where it is not `state.hidden` or the state itself.
+    raises); `summed_gates: tuple[int, ...]`, of the class or a property, to how many gates of the drive `step` adds
+    each of its recurrent `gate_product`s, in the order of both, where neither serves for anything else (the engine may
+    then take the product of the inputs together with them; a derived class that writes another `step` says it anew);
+    `dtype`, what to compute in (None: promote inputs and parameters); `output(params, state)`, the output that belongs
+    to a state, where it is not `state.hidden` or the state itself.
     """
 
     @property
@@ -88,9 +89,9 @@ def scan(
       params: its parameters, from `cell.init`.
       inputs: float [T, F], or time-major [T, B, F]; or a `Lookup` of them in a table.
       state: what to start from, each leaf [B, ...]; None: `cell.initial_state`. It carries over from an
-        earlier segment; in reverse, from a later one.
+        earlier segment; in reverse, from a later one, though not to a row in which that begins with a reset.
       mask: bool [T] or [T, B], True where a step is real. Elsewhere the state is held, the output is zero,
-        and the inputs, NaN too, reach neither values nor gradients.
+        and the inputs, NaN too, reach neither values nor gradients. A reset holds there too.
       resets: bool [T] or [T, B], True where a new sequence starts: at that step the state is
         `cell.initial_state` again, never `state`. In reverse the same flags separate the same sequences.
       dropout_masks: from `jaxseq.dropout_masks`; the same at every step.
@@ -107,7 +108,7 @@ def scan(
         apart, and never "fused". All give the same numbers.
     Returns:
       (state, outputs): the state after the last step taken, each leaf [B, ...]; the outputs [T, B, H].
-      A sequence without a real step returns the state it started from.
+      A sequence without a real step returns the state it started from, or was reset to.
     Raises:
       ValueError: an argument has the wrong rank, width, dtype or name; the message says which.
     """
@@ -133,6 +134,7 @@ def scan(
 
     # Traced once outside the loop, so that an error tells the shape that the caller knows.
     jax.eval_shape(cell.project, call.params, call.steps.inputs, call.dropout_masks)
+    call = call._replace(state=_as_steps_give_it(cell, call))
     if isinstance(inputs, Lookup) and "tabulated" in (chosen, forward):
         call = look_up_later(call, inputs)
     run = functools.partial(_run, cell, reverse=reverse, unroll=unroll, remat=remat)
@@ -347,8 +349,8 @@ def state_output(cell: Cell, params: Any, state: Any) -> jax.Array:
         return cell.output(params, state)  # type: ignore[attr-defined]  # optional in the protocol
     if hasattr(state, "hidden"):
         return state.hidden
-    if isinstance(state, jax.Array):
-        return state
+    if isinstance(state, jax.Array | np.ndarray):
+        return jnp.asarray(state)
     raise ValueError(
         f"{type(cell).__name__} must have a method output(params, state), or a state that is an array or has "
         f"a field `hidden`, got a state of type {type(state).__name__}"
@@ -485,6 +487,27 @@ def _run(
     else:
         return run(state, steps)
     return scan_in_segments(run, state, steps, size=size, reverse=reverse)
+
+
+def _as_steps_give_it(cell: Cell, call: Call) -> Any:
+    """The state to start from, over a mesh of devices of the type that a step gives it, as a loop must carry it.
+
+    Zeros are the same on all devices. A state of sharded inputs is sharded (explicit axes), or differs from device to
+    device (inside a `shard_map`).
+    """
+    is_alone = jax.sharding.get_abstract_mesh().empty and not any(map(lies_sharded, jax.tree.leaves(call)))
+    if is_alone or not call.steps.inputs.shape[0]:
+        return call.state
+
+    def one_step(call: Call) -> Any:
+        first = jax.tree.map(lambda leaf: leaf[0], call.steps)
+        return _advance(cell, call, call.state, first, project=True)[0]
+
+    types = jax.make_jaxpr(one_step)(call).out_avals
+    if [jax.typeof(leaf) for leaf in jax.tree.leaves(call.state)] == types:
+        return call.state
+    # Nobody computes the step: of a choice that is constant XLA keeps the state alone.
+    return where(jnp.zeros((), bool), jax.lax.stop_gradient(one_step(call)), call.state)
 
 
 def _advance(cell: Cell, call: Call, state: Any, step: Step, *, project: bool) -> tuple[Any, Any]:

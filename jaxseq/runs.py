@@ -24,7 +24,7 @@ class Run:
     """A run in progress: the arrays on the device, the rest on the host."""
 
     state: Any
-    totals: Any  # sums since the epoch began, each [S]
+    totals: Any  # sums since the epoch began, each [S, 2]
     best_params: Any
     best_value: list[float | None]
     best_epoch: list[int]
@@ -39,8 +39,7 @@ class Run:
     def start(cls, state: Any, task: Task, seeds: list[int]) -> "Run":
         """A run of which no step is taken yet; `state`'s leaves are [S, ...]."""
         size = len(seeds)
-        totals = jax.tree.map(lambda leaf: jnp.zeros((size,), leaf.dtype), zero_totals(task))
-        best = jax.tree.map(jnp.copy, state.params)
+        totals, best = zero_totals(task, size), jax.tree.map(jnp.copy, state.params)
         return cls(state, totals, best, [None] * size, [0] * size, [0] * size, [False] * size, [{} for _ in seeds])
 
     def arrays(self) -> dict[str, Any]:

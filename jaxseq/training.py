@@ -285,7 +285,7 @@ def evaluate(
     return means(run(*Processes(mesh).replicate((params, data.arrays, np.asarray(data.rows, np.int32)))))
 
 
-def predict(model: Any, params: Any, inputs: Any, *, batch_size: int = 128) -> np.ndarray:
+def predict(model: Any, params: Any, inputs: Any, *, batch_size: int = 128) -> Any:
     """Applies a model to many inputs, batch by batch.
 
     Args:
@@ -294,9 +294,9 @@ def predict(model: Any, params: Any, inputs: Any, *, batch_size: int = 128) -> n
       inputs: an array [N, ...], or a tuple of them.
       batch_size: how many at a time; it does not change the result.
     Returns:
-      The predictions [N, ...].
+      The predictions [N, ...]; a tree of them where the model gives one.
     Raises:
-      ValueError: there are no inputs, or `params` are another model's.
+      ValueError: there are no inputs, one is not finite, or `params` are another model's.
     """
     arguments.model("model", model)
     batch_size = arguments.integer("batch_size", batch_size, at_least=1)
@@ -308,11 +308,11 @@ def predict(model: Any, params: Any, inputs: Any, *, batch_size: int = 128) -> n
     arrays = jax.tree.map(jnp.asarray, data.arrays[0])
 
     @jax.jit
-    def run(params: Any, rows: jax.Array) -> jax.Array:
+    def run(params: Any, rows: jax.Array) -> Any:
         return model.apply({"params": params}, *as_arguments(take_rows(arrays, rows)))
 
-    predictions = np.concatenate([np.asarray(run(params, batch)) for batch in rows])
-    return predictions[: len(data.rows)]
+    batches = [jax.device_get(run(params, batch)) for batch in rows]
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(data.rows)], *batches)
 
 
 def restore_best(directory: str | Path, model: Any, one_input: Any) -> Any:

@@ -109,6 +109,17 @@ def test_sizes_and_dtypes_are_kept_in_one_form():
     assert jaxseq.LSTM(np.int64(4), dtype=jnp.float32) == jaxseq.LSTM(4, dtype="float32")
     assert type(jaxseq.LSTM(np.int64(4)).hidden_size) is int
     assert jaxseq.LSTM(4) != jaxseq.GRU(4)
+    for number in (np.float32(0.5), jnp.float32(0.5)):
+        cell = jaxseq.LSTM(4, forget_bias=number)
+        assert hash(cell) == hash(jaxseq.LSTM(4, forget_bias=0.5)) and type(cell.forget_bias) is float
+        assert jaxseq.cell_from_json(jaxseq.cell_to_json(cell)) == cell
+
+
+@dataclasses.dataclass(frozen=True)
+class WithSizes(MinimalGatedUnit):
+    """A third party's cell with a setting that JSON has no type for."""
+
+    sizes: tuple = ()
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -123,6 +134,8 @@ def test_settings_are_written_down_too():
     assert jaxseq.cell_from_json(jaxseq.cell_to_json(cell)) == cell
     nested = jaxseq.LearnedState(cell)
     assert jaxseq.cell_from_json(jaxseq.cell_to_json(nested)) == nested
+    several = WithSizes(4, (2, (3, 4)))
+    assert jaxseq.cell_from_json(jaxseq.cell_to_json(several), (WithSizes,)) == several
 
 
 @pytest.mark.parametrize(

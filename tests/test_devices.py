@@ -17,10 +17,11 @@ import optax
 import pytest
 
 import jaxseq
-from jaxseq import epochs, losses, training
+from jaxseq import epochs, losses, recurrence, training
 from jaxseq.epochs import cut_batches, make_mesh
 from jaxseq.processes import Processes
 from jaxseq.row_keys import along_axis, rows_key
+from tests.examples import CELLS, random_params
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -98,10 +99,52 @@ def test_devices_exchange_once_a_step_and_nothing_of_a_seed_of_their_own(seeds, 
     optimizer = optax.sgd(0.1)
     states = [epochs.initialize(TASK.model, TRAIN.one_input, optimizer, seed) for seed in range(seeds)]
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    totals = {name: jnp.zeros(seeds) for name in epochs.zero_totals(TASK)}
+    totals = epochs.zero_totals(TASK, seeds)
     chunk = epochs.make_train_chunk(TASK, TRAIN, optimizer, BATCH_SIZE, make_mesh(first_devices(2)), **settings)
     lowered = chunk.lower(state, totals, np.zeros(seeds, bool), TRAIN.arrays, TRAIN.rows, 0, 0, 4)
     assert lowered.as_text().count("stablehlo.all_reduce") == exchanges
+
+
+def gradient_on_an_explicit_mesh(mesh, function, params, *of_batch):
+    """Of arrays whose types say how they are sharded, as `jax.make_mesh` makes meshes."""
+    by_batch = jax.NamedSharding(mesh, jax.P(None, "batch"))
+    of_batch = [jax.device_put(one, by_batch) for one in of_batch]
+    return jax.jit(jax.grad(function))(jax.device_put(params, jax.NamedSharding(mesh, jax.P())), *of_batch)
+
+
+def gradient_of_a_shard_map(mesh, function, params, *of_batch):
+    """With JAX's check of what differs from device to device, and the sum of the gradients left to its derivative."""
+    specs = jax.P(), *[jax.P(None, "batch")] * len(of_batch)
+    whole = jax.shard_map(
+        lambda *arguments: jax.lax.psum(function(*arguments), "batch"), mesh=mesh, in_specs=specs, out_specs=jax.P()
+    )
+    return gradient_on_an_explicit_mesh(mesh, whole, params, *of_batch)
+
+
+@pytest.mark.parametrize("gradient", [gradient_on_an_explicit_mesh, gradient_of_a_shard_map])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *[("lstm", {"implementation": one}) for one in ("scan", "joint", "hoisted", "deferred")],
+        *[(name, {}) for name in CELLS],
+        ("gru", {"remat": True, "reverse": True}),
+    ],
+)
+def test_a_scan_over_a_mesh_of_the_users_is_one_devices(name, options, gradient, monkeypatch):
+    """Its zeros to start from are no device's, its inputs are: a loop must carry what a step gives."""
+    monkeypatch.setattr(recurrence, "_SEGMENT", 1)  # segments of 32 and 100 steps
+    cell, rng = CELLS[name], np.random.default_rng(1)
+    params = random_params(cell, 3, dtype="float32")
+    inputs = jnp.asarray(rng.normal(size=(101, 4, 3)), jnp.float32)
+    flags = jnp.asarray(rng.random((101, 4)) < 0.7), jnp.asarray(rng.random((101, 4)) < 0.1)
+
+    def loss(params, inputs, mask, resets):
+        state, outputs = jaxseq.scan(cell, params, inputs, mask=mask, resets=resets, **options)
+        return jnp.sum(jnp.sin(outputs)) + jnp.sum(jaxseq.state_output(cell, params, state) ** 2)
+
+    whole = jax.jit(jax.grad(loss))(params, inputs, *flags)
+    mesh = jax.make_mesh((2,), ("batch",), devices=first_devices(2))
+    check_agree(gradient(mesh, loss, params, inputs, *flags), whole)
 
 
 def test_sums_over_devices_are_those_of_each_array():

@@ -170,6 +170,14 @@ def test_a_gradient_that_has_all_but_vanished_has_a_norm():
     np.testing.assert_allclose(flow.total, np.sqrt(8) * 1.001001 * 1e-3 ** np.arange(9, -1, -1.0), rtol=1e-5)
 
 
+def test_a_gradient_that_leaves_float32_is_infinite():
+    cell = jaxseq.SimpleRNN(1, activation="linear")
+    params = jaxseq.cells.simple_rnn.SimpleRNNParams(jnp.ones((1, 1)), jnp.full((1, 1), 1e20), jnp.zeros(1))
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    flow = jaxseq.gradient_flow(cell, params, jnp.zeros((4, 1), jnp.float32), loss=lambda _, outputs: outputs[-1].sum())
+    np.testing.assert_allclose(flow.total, [np.inf, np.inf, 1e20, 1], rtol=1e-5)
+
+
 def test_without_a_past_the_first_step_adds_nothing_to_the_recurrent_weights():
     cell = jaxseq.SimpleRNN(5)
     params, inputs = random_params(cell, F), jnp.asarray(np.random.default_rng(0).normal(size=(4, F)))

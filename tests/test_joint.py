@@ -102,6 +102,27 @@ class Mistaken(MinimalGatedUnit):
 
 
 @dataclasses.dataclass(frozen=True)
+class Unseen(MinimalGatedUnit):
+    """Says what it adds, but multiplies where the engine cannot see it."""
+
+    summed_gates: ClassVar[tuple[int, ...]] = (1, 1)
+
+    def project(self, params, inputs, masks):
+        return inputs @ params.w_input + params.bias
+
+    def step(self, params, h, drive, masks):
+        h = jnp.tanh(drive[..., : self.hidden_size] + h @ params.w_hidden[:, : self.hidden_size])
+        return h, h
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing(Unseen):
+    """Says that there is nothing to add."""
+
+    summed_gates: ClassVar[tuple[int, ...]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Normalized(jaxseq.LSTM):
     """Does more with its product than to add it; what the LSTM says holds of the LSTM's step alone."""
 
@@ -138,6 +159,9 @@ def test_a_cell_that_says_something_else_or_nothing_is_an_error():
     params, inputs = random_params(MinimalGatedUnit(5), F), jnp.ones((T, B, F))
     with pytest.raises(ValueError, match=r"^summed_gates must tell .* got \(2,\) for products of widths \[5, 5\]"):
         joint(cell, params, inputs)
+    for other in (Unseen(5), Nothing(5)):
+        with pytest.raises(ValueError, match=r"^summed_gates must tell .* for products of widths \[\] and a drive of"):
+            joint(other, params, inputs)
     with pytest.raises(ValueError, match='^implementation must not be "joint" for Normalized, which has no `summed_g'):
         joint(Normalized(5), random_params(jaxseq.LSTM(5), F), inputs)
     with pytest.raises(ValueError, match='^implementation must not be "joint" for GRUResetAfter'):

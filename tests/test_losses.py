@@ -46,6 +46,7 @@ def test_the_mean_is_over_real_entries_alone():
     assert float(losses.weighted_mean(values, jnp.zeros((2, 3)))) == 0
     assert float(losses.weighted_mean(jnp.array([1.0, 3.0]), jnp.array([0.25, 0.75]))) == pytest.approx(2.5)
     assert float(losses.weighted_mean(jnp.array([1.0, 3.0]))) == 2
+    assert float(losses.weighted_mean(jnp.zeros(0))) == float(losses.weighted_mean(jnp.zeros(0), jnp.zeros(0))) == 0
 
 
 def test_a_weight_for_an_example_counts_for_each_of_its_steps():

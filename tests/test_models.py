@@ -196,6 +196,7 @@ def test_keras_initialisers_are_the_default():
         ((3, 9, 5), {"padding": "CAUSAL", "kernel_dilation": 3}),
         ((3, 9, 5), {"padding": [(1, 4)], "use_bias": False}),
         ((3, 4, 5), {}),
+        ((0, 9, 7), {}),
         ((3, 3, 5), {}),  # shorter than the kernel: nothing comes out
         ((3, 9, 5), {"strides": 2, "padding": "SAME"}),
         ((3, 9, 5), {"input_dilation": 2, "padding": [(0, 1)]}),
@@ -239,6 +240,9 @@ def test_a_convolution_is_products_on_a_cpu():
         (lambda: classifier().init(KEY, TOKENS + 30), "token indices from 0 to 19, got 4"),
         (lambda: classifier().init(KEY, TOKENS - 30), "token indices from 0 to 19, got -"),
         (lambda: classifier().init(KEY, FEATURES), "must be token indices"),
+        (lambda: translate(source=TOKENS + 30), "^source must be token indices from 0 to 19, got 4"),
+        (lambda: translate(target=TOKENS + 30), "^target must be token indices from 0 to 10, got 4"),
+        (lambda: dropped(TOKENS[..., None]), "^inputs must be floating point, got dtype int32"),
         (lambda: classifier(vocabulary_size=None).init(KEY, TOKENS), "must be features"),
         (lambda: classifier(embedding_size=None).init(KEY, TOKENS), "embedding_size must be set"),
         (lambda: classifier(vocabulary_size=None, padding_index=0).init(KEY, FEATURES), "padding_index"),
@@ -256,6 +260,18 @@ def test_what_a_user_can_get_wrong_is_named(call, words):
 
 def classifier(**settings):
     return jaxseq.SequenceClassifier(**{"cells": jaxseq.GRU(2), "vocabulary_size": 20, "embedding_size": 3, **settings})
+
+
+def translate(source=None, target=None):
+    tokens = jnp.zeros((2, 3), jnp.int32)
+    model = jaxseq.EncoderDecoder(jaxseq.GRU(6), 20, 11, 4)
+    return model.init(KEY, tokens if source is None else source, tokens if target is None else target)
+
+
+def dropped(inputs):
+    layer = jaxseq.Recurrent(jaxseq.GRU(2), dropout=0.5)
+    variables = layer.init(KEY, jnp.ones((1, 1, inputs.shape[-1])))
+    return layer.apply(variables, inputs, train=True, rngs={"dropout": KEY})
 
 
 def decode(max_steps):

@@ -1,5 +1,7 @@
 """What a user can get wrong: one line that names the argument, the rule and the value."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,3 +161,88 @@ def test_a_cell_whose_state_changes_shape_or_dtype_is_told_so():
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), random_params(Promoting(5), F, dtype="float32"))
     with pytest.raises(ValueError, match=r"^the state that Promoting.step returns must have dtype bfloat16"):
         jaxseq.scan(Promoting(5), half, inputs.astype(jnp.bfloat16))
+
+
+class Counting(MinimalGatedUnit):
+    """Its state is (h, steps taken): a whole number among numbers."""
+
+    def initial_state(self, params, batch_shape):
+        return super().initial_state(params, batch_shape), jnp.zeros(batch_shape, jnp.int32)
+
+    def step(self, params, state, drive, masks):
+        h, output = super().step(params, state[0], drive, masks)
+        return (h, state[1] + 1), output
+
+
+def test_a_state_has_the_dtypes_of_the_cells():
+    cell, inputs = Counting(5), jnp.ones((T, B, F))
+    params = random_params(MinimalGatedUnit(5), F, dtype="float32")
+    hidden, count = cell.initial_state(params, (B,))
+    (_, steps), _ = jaxseq.scan(cell, params, inputs, state=(hidden, count + 2))
+    np.testing.assert_array_equal(steps, np.full(B, T + 2))
+    with pytest.raises(ValueError, match="^state must have dtype int32 where the cell's has, got float"):
+        jaxseq.scan(cell, params, inputs, state=(hidden, hidden[:, 0]))
+    with pytest.raises(ValueError, match="^state must have floating-point leaves, got dtype int32"):
+        jaxseq.scan(cell, params, inputs, state=(hidden.astype(jnp.int32), count))
+
+
+def test_a_learned_state_learns_numbers_and_leaves_counts_alone():
+    cell, inputs = jaxseq.LearnedState(Counting(5)), jnp.ones((T, B, F))
+    params = cell.init(jax.random.key(0), F)
+    assert [leaf.dtype for leaf in jax.tree.leaves(params.initial_state)] == [jnp.float32]
+
+    def loss(params):
+        (_, steps), outputs = jaxseq.scan(cell, params, inputs)
+        return jnp.sum(outputs**2), steps
+
+    gradient, steps = jax.grad(loss, has_aux=True)(params)
+    np.testing.assert_array_equal(steps, np.full(B, T))
+    assert float(jnp.abs(gradient.initial_state[0]).max()) > 0 and gradient.initial_state[1] is None
+
+
+class Wide(NamedTuple):
+    """A cell that is a NamedTuple, equal to any other of the same fields."""
+
+    hidden_size: int
+
+    def init(self, key, input_size):
+        return jax.random.normal(key, (input_size, self.hidden_size))
+
+    def initial_state(self, params, batch_shape):
+        return jnp.zeros((*batch_shape, self.hidden_size))
+
+    def project(self, params, inputs, masks):
+        return inputs @ params
+
+    def step(self, params, state, drive, masks):
+        return state + drive, state + drive
+
+
+class Tall(NamedTuple):
+    """Another, with other parameters."""
+
+    hidden_size: int
+    initial_state, project, step = Wide.initial_state, lambda self, params, x, masks: x @ params.T, Wide.step
+
+    def init(self, key, input_size):
+        return jax.random.normal(key, (self.hidden_size, input_size))
+
+
+def test_cells_of_two_classes_are_two_cells():
+    assert Wide(5) == Tall(5)
+    outputs = [jaxseq.scan(cell, cell.init(jax.random.key(0), F), jnp.ones((T, F)))[1] for cell in (Wide(5), Tall(5))]
+    assert outputs[0].shape == outputs[1].shape == (T, 5)
+    model = jaxseq.SequenceEncoder(Wide(5))
+    assert jax.eval_shape(model.init, jax.random.key(0), jnp.ones((B, T, F)))["params"]["layer_0"]["cell"].shape == (
+        F,
+        5,
+    )
+
+
+def test_a_state_read_back_from_a_device_has_its_output():
+    assert jaxseq.state_output(Wide(5), None, np.ones((B, 5), np.float32)).shape == (B, 5)
+
+
+def test_no_mask_for_any_gate_is_no_mask():
+    with pytest.raises(ValueError, match=r"^mask must have shape \[G, ...\] where G divides 4"):
+        jaxseq.gate_product(jnp.ones(3), jnp.ones((3, 4)), jnp.ones((0, 3)))

@@ -289,6 +289,64 @@ def test_weights_count_steps_and_leave_the_rest_out():
     assert histories[0] == histories[1]
 
 
+def test_a_metric_of_another_shape_than_the_loss_has_its_own_weights():
+    """A loss of every output [B, 3], a metric of every example [B]: neither divides by the other's weights."""
+    inputs, targets = RNG.normal(size=(20, 6, 2)).astype(np.float32), RNG.normal(size=(20, 3)).astype(np.float32)
+    model, data = jaxseq.SequenceRegressor(jaxseq.GRU(4), outputs=3), jaxseq.examples(inputs, targets)
+    worst = {"worst": lambda predictions, targets: jnp.abs(predictions - targets).max(-1)}
+    runs = [
+        jaxseq.fit(
+            jaxseq.Task(model, losses.squared_error, metrics),
+            data,
+            data,
+            optimizer=optax.sgd(0.1),
+            epochs=2,
+            batch_size=8,
+            devices=ONE_DEVICE,
+            progress=False,
+        )
+        for metrics in ({}, worst)
+    ]
+    same(runs[0].state.params, runs[1].state.params)
+    history = runs[1].history[0]
+    assert {name: history[name] for name in ("loss", "val_loss")} == runs[0].history[0]
+    predictions = jaxseq.predict(model, jaxseq.select(runs[1].state.params, 0), inputs)
+    assert history["val_loss"][-1] == pytest.approx(np.mean((predictions - targets) ** 2), rel=1e-5)
+    assert history["val_worst"][-1] == pytest.approx(np.mean(np.abs(predictions - targets).max(-1)), rel=1e-5)
+
+
+def test_gradients_of_float16_are_divided_by_any_weight():
+    """Weights that sum to more than float16 knows: the step is that of as many times less."""
+    model = jaxseq.SequenceRegressor(jaxseq.GRU(4, param_dtype="float16"))
+    inputs, targets = RNG.normal(size=(8, 3, 2)).astype(np.float16), RNG.normal(size=8).astype(np.float16)
+    ends = []
+    for weight in (1.0, 16384.0):
+        data = jaxseq.examples(inputs, 1e-3 * targets, np.full(8, weight, np.float32))
+        result = jaxseq.fit(
+            jaxseq.Task(model, losses.absolute_error),
+            data,
+            optimizer=optax.sgd(0.5),
+            epochs=1,
+            batch_size=8,
+            devices=ONE_DEVICE,
+            progress=False,
+            pretrained=lambda params: jax.tree.map(lambda leaf: 1e-2 * leaf, params),
+        )
+        ends.append(jaxseq.select(result.state.params, 0))
+    for once, often in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_allclose(once, often, rtol=2e-3, atol=1e-4)  # of float16 gradients, 2^-11 each
+
+
+def test_a_model_of_several_outputs_predicts_all_of_them():
+    model = jaxseq.SequenceEncoder(jaxseq.GRU(4))
+    inputs = RNG.normal(size=(5, 6, 2)).astype(np.float32)
+    params = model.init(jax.random.key(0), inputs)["params"]
+    found, wanted = jaxseq.predict(model, params, inputs, batch_size=2), model.apply({"params": params}, inputs)
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_weights_count_by_their_ratios():
     weights = np.random.default_rng(3).uniform(0.1, 1, len(TARGETS)).astype(np.float32)
     results = []
@@ -452,6 +510,7 @@ def test_a_directory_with_checkpoints_is_not_overwritten(tmp_path):
         ((np.zeros((0, 3)), np.zeros(0)), "empty set"),
         ((np.zeros((2, 3)), np.zeros(3)), "equally many"),
         ((np.array([[0.0, np.nan]]), np.zeros(1)), r"inputs must be finite, got nan at index \(0, 1\)"),
+        ((jnp.full((1, 2), jnp.nan, jnp.bfloat16), np.zeros(1)), "inputs must be finite, got nan at index"),
         ((np.zeros((2, 3)), np.array([0, np.inf])), r"targets must be finite, got inf at index \(1,\)"),
         (((np.zeros((1, 2)), np.full((1, 2), np.inf)), np.zeros(1)), "inputs must be finite"),
     ],

@@ -14,7 +14,7 @@ class LearnedStateParams(NamedTuple):
     """Parameters of `LearnedState`: the wrapped cell's, and the state that a sequence starts from."""
 
     cell: Any
-    initial_state: Any  # the wrapped cell's state without batch axes, each leaf [H]
+    initial_state: Any  # the wrapped cell's state without batch axes, each leaf [H]; None for whole numbers and flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +55,17 @@ class LearnedState:
     def init(self, key: jax.Array, input_size: int) -> LearnedStateParams:
         """Draws the cell's parameters; the state starts where the cell's own does."""
         params = self.cell.init(key, input_size)
-        return LearnedStateParams(params, self.cell.initial_state(params, ()))
+        state = self.cell.initial_state(params, ())
+        is_learned = jax.tree.map(lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.floating), state)
+        return LearnedStateParams(params, jax.tree.map(lambda leaf, is_it: leaf if is_it else None, state, is_learned))
 
     def initial_state(self, params: LearnedStateParams, batch_shape: tuple[int, ...]) -> Any:
-        """The learned state, broadcast to [*batch_shape, ...]."""
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*batch_shape, *leaf.shape)), params.initial_state)
+        """The learned state, broadcast to [*batch_shape, ...]; whole numbers and flags are the wrapped cell's."""
+
+        def start(own: jax.Array, learned: jax.Array | None) -> jax.Array:
+            return own if learned is None else jnp.broadcast_to(learned, (*batch_shape, *learned.shape))
+
+        return jax.tree.map(start, self.cell.initial_state(params.cell, batch_shape), params.initial_state)
 
     def project(self, params: LearnedStateParams, inputs: jax.Array, masks: Any) -> Any:
         """The wrapped cell's projection."""

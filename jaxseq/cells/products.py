@@ -77,8 +77,9 @@ def gate_product(values: jax.Array, weights: jax.Array, mask: jax.Array | None, 
 
 def _check_mask(mask: Any, shape: tuple[int, ...], width: int) -> None:
     arguments.is_array("mask", mask)
+    gates = mask.shape[0] if mask.ndim else 0
     try:  # a mask of one vector serves a batch too
-        fits = np.broadcast_shapes(mask.shape[1:], shape) == shape and bool(mask.ndim) and width % mask.shape[0] == 0
+        fits = np.broadcast_shapes(mask.shape[1:], shape) == shape and gates > 0 and width % gates == 0
     except ValueError:
         fits = False
     if not fits:

@@ -11,7 +11,7 @@ from jaxseq.cells.initializers import initializer
 
 
 def check_settings(cell: Any) -> None:
-    """Checks a cell's fields by their names and replaces dtypes by their names; for `__post_init__`.
+    """Checks a cell's fields by their names and makes numbers and dtypes plain ones; for `__post_init__`.
 
     Raises:
       ValueError: `hidden_size` is no positive integer, a bias is no finite number, or an activation, initialiser or
@@ -28,7 +28,7 @@ def check_settings(cell: Any) -> None:
         elif field.name.endswith("dtype") and not (field.name == "dtype" and value is None):
             object.__setattr__(cell, field.name, arguments.float_dtype(field.name, value).name)
         elif field.name.endswith("bias"):
-            arguments.number(field.name, value, "a finite number")
+            object.__setattr__(cell, field.name, arguments.number(field.name, value, "a finite number"))
 
 
 def _name_the_field(name: str, look_up: Any, value: Any) -> None:
@@ -102,8 +102,14 @@ def _from_fields(fields: dict[str, Any], classes: dict[str, type]) -> Any:
     name = fields.pop("type", None)
     if not isinstance(name, str) or name not in classes:
         raise ValueError(f"type must be one of {sorted(classes)}, got {name!r}")
-    nested = {key: _from_fields(value, classes) if isinstance(value, dict) else value for key, value in fields.items()}
     try:
-        return classes[name](**nested)
+        return classes[name](**{key: _from_value(value, classes) for key, value in fields.items()})
     except TypeError as error:
         raise ValueError(f"{name} could not be read: {error}") from None
+
+
+def _from_value(value: Any, classes: dict[str, type]) -> Any:
+    """A field's value: a cell within, or a tuple, which JSON does not know, since a list could not be hashed."""
+    if isinstance(value, dict):
+        return _from_fields(value, classes)
+    return tuple(_from_value(one, classes) for one in value) if isinstance(value, list) else value

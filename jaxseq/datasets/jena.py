@@ -103,7 +103,7 @@ def load() -> JenaSeries:
     """Reads the eight years if they are at hand, else 2020 and 2024.
 
     The eight years' parts are the documents': rows 0 to 199,999 train, 200,001 to 299,999 validate (769
-    batches of 128 windows), 300,001 to the end test (930 batches).
+    batches of 128 windows), 300,001 to the end test (929 batches; the document takes a 930th, the first again).
 
     Returns:
       JenaSeries(values, times, columns, parts, starts, name, irregularities, source).
