@@ -24,7 +24,6 @@ from experiments.judging import (
     changes,
     constant,
     every,
-    find_result,
     find_variant,
     greater,
     least_epoch,
@@ -171,7 +170,7 @@ def _draws_differ(results: Results) -> Judgement:
     """Whether the means of five draws differ twice as much as their seeds alone would make them differ."""
     draws = studied("imdb_glove_frozen", "validation accuracy, frozen, over 5 draws")(results)
     within_draw = studied("imdb_glove_frozen", "deviation over seeds of one draw, validation accuracy, frozen")(results)
-    result = find_result(results, "imdb_glove_frozen")
+    result = find_variant(results, "imdb_glove_frozen", "")
     of_draws = result["study"]["figures"]["validation accuracy, frozen, over 5 draws"]["deviation"]
     by_seeds = within_draw.mean / math.sqrt(len(result["seeds"]))
     words = f"the draws' means deviate by {100 * of_draws:.1f} points, their seeds alone make {100 * by_seeds:.1f}"

@@ -247,7 +247,9 @@ def _train(experiment: Experiment, variant: Variant, request: Request, directory
     epochs = request.epochs or (1 if request.smoke else variant.epochs)
     seeds = 1 if request.smoke else request.seeds
     checkpoints = checkpoints_of(directory, variant)
-    if data.encoding is not None:  # before the training: what is saved on the way can be used too
+    # Before the training: what is saved on the way can be used too. A run that goes on has its own, and `fit` may
+    # refuse to go on with these data.
+    if data.encoding is not None and not (request.resume and (checkpoints / ENCODING).exists()):
         checkpoints.mkdir(parents=True, exist_ok=True)
         shapes = [[list(leaf.shape[1:]), str(leaf.dtype)] for leaf in as_arguments(data.train.one_input)]
         write_json(checkpoints / ENCODING, data.encoding | {"input": shapes})
@@ -288,7 +290,7 @@ def _train(experiment: Experiment, variant: Variant, request: Request, directory
         "label": variant.label,
         **_of_data(data),
         "parameters": {"total": total, "trainable": total - frozen, "documented": variant.parameters},
-        "gates": "sigmoid",
+        "gates": _gates(variant.model),
         "seeds": list(range(seeds)),
         "epochs": epochs,
         "batch_size": variant.batch_size,
@@ -301,6 +303,14 @@ def _train(experiment: Experiment, variant: Variant, request: Request, directory
         "figures": figures,
     }
     return Trained(variant, data, fit, result)
+
+
+def _gates(model: Any) -> str | None:
+    """The activation of the gates of a model's cells; None where it has no gates."""
+    fields = [getattr(model, field.name) for field in dataclasses.fields(model)]
+    cells = [cell for value in fields for cell in (value if isinstance(value, list | tuple) else (value,))]
+    found = {str(cell.gate_activation) for cell in cells if hasattr(cell, "gate_activation")}
+    return ", ".join(sorted(found)) or None
 
 
 def _count(params: Any) -> int:
@@ -389,7 +399,7 @@ def finished(experiment: Experiment, request: Request) -> dict[str, Any] | None:
         return None
     result = read_result(path)
     kind = (result["smoke"], result["data"]["kind"], len(result["seeds"]), result["epochs"])
-    epochs = request.epochs or (experiment.variants[0].epochs if experiment.variants else 0)
+    epochs = (request.epochs or experiment.variants[0].epochs) if experiment.variants else 0
     same = not result["smoke"] and kind[3] == epochs
     same = same and (not experiment.variants or kind[2] == request.seeds)
     same = same and (request.data in ("auto", kind[1]) or kind[1] == "generated")

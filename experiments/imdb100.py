@@ -27,7 +27,7 @@ _NOTES = (
     "reviews; of all numbers up to 128 only 93 gives both (72 and 76 right)",
     "one step of 888 indices as numbers: there is no recurrence, and nothing that could generalise",
 )
-_ALWAYS_POSITIVE = "53 of the 100 test reviews are positive: always saying so scores the documented 0.5300"
+_DOCUMENTED = 53  # of the 100 test reviews were told right
 
 
 @functools.cache
@@ -51,12 +51,19 @@ def _as_one_step(arrays: Any, rows: Any) -> tuple[Any, Any]:
 @functools.cache
 def _as_printed(is_synthetic: bool, smoke: bool) -> Data:
     train, test = (part._replace(take=_as_one_step) for part in _reviews(is_synthetic, smoke))
+    read = imdb.reviews(is_synthetic, smoke, _NUM_WORDS)
+    positive = int(np.sum(read.test_targets[:_REVIEWS]))
+    documented = "the documented " if positive == _DOCUMENTED else ""
+    always_positive = (
+        f"{positive} of the {_REVIEWS} test reviews are positive: always saying so scores {documented}"
+        f"{positive / _REVIEWS:.4f}"
+    )
     return Data(
         train=some(train, smoke),
         validation=None,
         test=some(test._replace(rows=test.rows[:_REVIEWS]), smoke),
-        source=imdb.reviews(is_synthetic, smoke, _NUM_WORDS).source.as_dict(),
-        notes=_NOTES if is_synthetic else (*_NOTES, _ALWAYS_POSITIVE),
+        source=read.source.as_dict(),
+        notes=_NOTES if is_synthetic else (*_NOTES, always_positive),
         encoding=imdb.encoding(is_synthetic, _NUM_WORDS, _MAXLEN, padding="post"),
     )
 

@@ -71,6 +71,9 @@ def _load(
             "not the document's 2009-2016 file: trained on 2020, validated and tested on the halves of summer and "
             "autumn 2024, same station; compare findings, not figures"
         )
+    if series.name == "jena_climate_2009_2016":
+        batches = len(_in_order(series, parts.test)) // _BATCH
+        notes.append(f"tested on every window once, {batches} batches; the document's 930th is the first again")
     if series.irregularities.missing:
         notes.append(f"missing readings filled in: {series.irregularities.missing}")
 
@@ -402,7 +405,7 @@ def _tomorrow(saved: Saved, text: str) -> str:
     path = Path(text.strip())
     if not path.is_file():
         raise UserError(f"TEXT must be the path of a CSV file of the station, got {text.strip()!r:.80}")
-    values, times, _ = jena.read_csv(jena.read_contents(path), str(path))
+    values, times, irregularities = jena.read_csv(jena.read_contents(path), str(path))
     encoding = saved.encoding
     windows = jaxseq.Windows(**encoding["windows"])
     if len(values) < windows.lookback:
@@ -414,7 +417,13 @@ def _tomorrow(saved: Saved, text: str) -> str:
     forecast = scaler.inverse(saved.apply(inputs)[0], column=windows.target).item()
     newest, target = times[len(times) - windows.step], times[-1] + np.timedelta64(10 * (windows.delay + 1), "m")
     now = values[len(values) - windows.step, windows.target]
-    return f"{target}: {forecast:.1f} °C (newest reading used, {newest}: {now:.1f} °C)"
+    remarks = [f"newest reading used, {newest}: {now:.1f} °C"]
+    first = len(values) - windows.lookback
+    if breaks := sum(int(np.sum(rows > first)) for rows in (irregularities.gaps, irregularities.repeated)):
+        remarks.append(f"times jump {breaks} time{'s' * (breaks > 1)} among the readings used")
+    if irregularities.missing:
+        remarks.append(f"missing readings of the file were filled in: {irregularities.missing}")
+    return f"{target}: {forecast:.1f} °C ({'; '.join(remarks)})"
 
 
 _PREDICTS = "a CSV file of the station with its last ten days -> the temperature a day after its last row"

@@ -102,7 +102,7 @@ def studied(experiment: str, name: str) -> Source:
     """A figure of an experiment's study."""
 
     def source(results: Results) -> Figure:
-        result = find_result(results, experiment)
+        result = find_variant(results, experiment, "")
         figures = result.get("study", {}).get("figures", {})
         value = figures.get(name)
         if value is None:
@@ -135,7 +135,7 @@ def tabled(experiment: str, title: str, row: str, column: str) -> Source:
     """A number in a table of an experiment's study; words in the row say why there is none."""
 
     def source(results: Results) -> Figure:
-        result = find_result(results, experiment)
+        result = find_variant(results, experiment, "")
         table = result.get("study", {}).get("tables", {}).get(title)
         found = [dict(zip(table[0], line, strict=False)) for line in table[1:] if line[0] == row] if table else []
         if not found:
@@ -195,24 +195,15 @@ def find_variant(results: Results, experiment: str, label: str) -> dict[str, Any
     """A variant's part of a result; the first where no label is given.
 
     Raises:
-      NotRun: there is none, or it was not trained to the end.
+      NotRun: there is none, or it was not trained for as many epochs as documented.
     """
     of_result = report.variants(find_result(results, experiment))
     variant = next((one for one in of_result if not label or one.get("label") == label), None)
     if variant is None:
         raise NotRun(f"{experiment} has no variant {label!r}")
-    documented = documented_epochs(experiment, label)
-    if variant["epochs"] < documented:
-        raise NotRun(f"{_title(experiment, label)} ran for {variant['epochs']} of {documented} epochs")
+    if other := report.other_epochs(experiment, variant):
+        raise NotRun(f"{_title(experiment, label)} ran for {other}")
     return variant
-
-
-def documented_epochs(experiment: str, label: str) -> int:
-    """How long a variant is to be trained; 0 where that is not known, or nothing is trained."""
-    from experiments.catalogue import EXPERIMENTS  # every family; only who judges needs it
-
-    variants = EXPERIMENTS[experiment].variants if experiment in EXPERIMENTS else ()
-    return next((one.epochs for one in variants if not label or one.label == label), 0)
 
 
 # Rules

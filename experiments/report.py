@@ -71,10 +71,9 @@ def brief(results: list[dict[str, Any]]) -> str:
         if runs_of(result) and not result.get("label"):
             figures, units = result["figures"], result.get("units")
             test = shown(figures.get("test", figures.get("test_final")), units)
-            measured = [shown(figures[part], units, "val_") for part in ("best", "final")]
-            rows.append(
-                [f"`{result['name']}`{marks(result)}", parameters(result), result["documented"], *measured, test]
-            )
+            measured = [shown(figures.get(part), units, "val_") for part in ("best", "final")]
+            name = f"`{result['name']}`{marks(result)}" + " (generated data)" * (result["data"]["kind"] == "generated")
+            rows.append([name, parameters(result), result["documented"], *measured, test])
     return "\n".join(table(header, rows, ("---", "---:", "---", "---:", "---:", "---:")))
 
 
@@ -167,6 +166,16 @@ def notes(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def other_epochs(experiment: str, variant: dict[str, Any]) -> str:
+    """Of how many epochs a variant ran, where these are not its documented ones; else ""."""
+    from experiments.catalogue import EXPERIMENTS  # every family; only who reads results needs it
+
+    label = variant.get("label", "")
+    variants = EXPERIMENTS[experiment].variants if experiment in EXPERIMENTS else ()
+    documented = next((one.epochs for one in variants if one.label == label), variant["epochs"])
+    return "" if variant["epochs"] == documented else f"{variant['epochs']} of {documented} epochs"
+
+
 def against_document(result: dict[str, Any]) -> str:
     """The documented figure, the measured one, and what that makes; "" where the document has none."""
     figure, how = result.get("figure"), outcome(result)
@@ -185,6 +194,8 @@ def outcome(result: dict[str, Any]) -> str:
         return ""
     if marks(result):
         return f"not comparable,{marks(result)}"
+    if other := other_epochs(result["name"], result):
+        return f"not comparable, {other}"
     part, name = figure["quantity"].split(" ", 1)
     measured = result["figures"].get(part, {}).get(name)
     if measured is None:

@@ -55,7 +55,7 @@ def sentence(french: Iterable[str]) -> str:
 
 
 class Corpus(NamedTuple):
-    """Sentence pairs, no English sentence in two parts; marks do not make another sentence of it."""
+    """Sentence pairs, no English sentence in two parts, nor one that differs in marks or words with an apostrophe."""
 
     parts: dict[str, list[tuple[Sentence, Sentence]]]  # training, validation, test: (English, French)
     references: dict[Sentence, list[Sentence]]  # every French sentence that the file has for an English one
@@ -70,7 +70,7 @@ def _corpus(is_synthetic: bool) -> Corpus:
     read = synthetic.fra_eng(np.random.default_rng(0)) if is_synthetic else fra_eng.load()
     pairs = list(dict.fromkeys(zip(map(tokens, read.english), map(tokens, read.french), strict=True)))
     references: dict[Sentence, list[Sentence]] = {}
-    sentences: dict[Sentence, list[tuple[Sentence, Sentence]]] = {}  # by their words alone
+    sentences: dict[Sentence, list[tuple[Sentence, Sentence]]] = {}  # by their words without mark or apostrophe
     for english, french in pairs:
         references.setdefault(english, []).append(french)
         if len(english) <= _ENGLISH_TOKENS and len(french) <= _FRENCH_TOKENS:
@@ -89,10 +89,12 @@ def _corpus(is_synthetic: bool) -> Corpus:
     english_words = _vocabulary([english for english, _ in parts["training"]], _ENGLISH_WORDS)
     french_words = _vocabulary([french for _, french in parts["training"]], _FRENCH_WORDS)
     counts = ", ".join(f"{name} {len(pairs):,}" for name, pairs in parts.items())
+    different = len({english for pairs in parts.values() for english, _ in pairs})
     notes = (
         "the document names the task only: data, model and training are ours",
-        f"{len(drawn):,} different English sentences of at most {_ENGLISH_TOKENS} tokens, drawn from {len(keys):,}, "
-        f"with all translations of at most {_FRENCH_TOKENS}; pairs: {counts}; no English sentence is in two parts",
+        f"{different:,} different English sentences of at most {_ENGLISH_TOKENS} tokens, with all translations of at "
+        f"most {_FRENCH_TOKENS}: {len(drawn):,} groups drawn from {len(keys):,}, a group being sentences that differ "
+        f"in marks or in words with an apostrophe; pairs: {counts}; no group is in two parts",
         f"{len(english_words):,} English and {len(french_words):,} French tokens are known, the most frequent in "
         "training, lower case; others are one unknown token, never right in a translation",
         "accuracy is that of each next token, the right tokens before it given; the study counts whole translations",

@@ -9,9 +9,10 @@ import pytest
 
 import jaxseq
 from experiments import claims, judging, report
+from experiments import experiment as experiment_module
 from experiments.__main__ import main
 from experiments.catalogue import EXPERIMENTS
-from experiments.experiment import summarize
+from experiments.experiment import Request, summarize
 from experiments.report import read_results
 from jaxseq.epochs import as_arguments
 
@@ -86,7 +87,7 @@ ONLY_IN_FULL_RUNS += ("two seeds in order", "LSTM 32 units", "seconds an epoch",
 def test_every_figure_that_a_claim_needs_is_there(smoked, monkeypatch):
     """Taken as if they were of full runs on real data, the smoked results lack only what a smoke run leaves out."""
     monkeypatch.setattr(report, "marks", lambda result: "")
-    monkeypatch.setattr(judging, "documented_epochs", lambda experiment, label: 0)
+    monkeypatch.setattr(report, "other_epochs", lambda experiment, variant: "")
     results = {result["name"]: result for result in read_results(smoked)}
     left_out = {
         f"{experiment.name} has no variant {variant.label!r}"
@@ -177,6 +178,39 @@ def test_a_result_that_is_not_one_is_never_replaced_unasked(tmp_path, capsys):
 def test_another_result_is_not_replaced_unasked(smoked, capsys):
     assert main(["run", "imdb_lstm", "--out", str(smoked)]) == 2
     assert "--out must not hold another result of imdb_lstm" in capsys.readouterr().err
+
+
+def test_what_trains_nothing_is_finished_whatever_the_epochs(tmp_path, capsys):
+    arguments = ["run", "jena_naive", "--data", "synthetic", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert main([*arguments, "--epochs", "5", "--resume"]) == 0
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_gone_on_with_keeps_its_encoding(tmp_path, monkeypatch):
+    """`fit` refuses other data; what says how to read a new input must then be as the saved weights know it."""
+    request = Request(out=tmp_path, seeds=1, epochs=1, resume=True)
+    experiment = EXPERIMENTS["jena_dense"]
+    [variant] = experiment.variants
+    path = experiment_module.checkpoints_of(tmp_path, variant) / experiment_module.ENCODING
+    path.parent.mkdir(parents=True)
+    path.write_text("as it was")
+
+    def refuse(*_, **__):
+        raise ValueError("other data")
+
+    monkeypatch.setattr(jaxseq, "fit", refuse)
+    with pytest.raises(ValueError, match="other data"):
+        experiment_module._train(experiment, variant, request, tmp_path, True)
+    assert path.read_text() == "as it was"
+
+
+@pytest.mark.parametrize(
+    ("name", "gates"),
+    [("imdb_lstm", "sigmoid"), ("one_to_many", "sigmoid"), ("imdb_simple_rnn", None), ("jena_dense", None)],
+)
+def test_the_gates_activation_is_the_cells(name, gates):
+    assert experiment_module._gates(EXPERIMENTS[name].variants[0].model) == gates
 
 
 def test_mean_and_deviation_are_those_of_the_seeds():

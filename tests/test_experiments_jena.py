@@ -111,7 +111,7 @@ def test_a_forecast_from_a_csv_file_is_the_models(trained, tmp_path, capsys):
     write_csv(path, series, slice(0, 1500))
     assert main(["predict", "jena_dense", "--from", str(trained), str(path)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(str(series.times[1499] + np.timedelta64(1450, "m")))
+    assert said.startswith(str(series.times[1499] + np.timedelta64(1450, "m"))) and said.count(";") == 0
 
     data = family._load(True, True)
     model = EXPERIMENTS["jena_dense"].variants[0].model
@@ -121,6 +121,30 @@ def test_a_forecast_from_a_csv_file_is_the_models(trained, tmp_path, capsys):
     encoding = data.encoding
     degrees = forecast * encoding["deviation"][jena.TEMPERATURE] + encoding["mean"][jena.TEMPERATURE]
     assert float(said.split(": ")[1].split(" °C")[0]) == pytest.approx(degrees, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([*range(0, 40), *range(50, 1550)], "°C)\n"),  # before the ten days
+        ([*range(0, 800), *range(850, 1550)], "; times jump 1 time among the readings used)\n"),
+        ([*range(0, 800), *range(799, 900), *range(950, 1550)], "; times jump 2 times among the readings used)\n"),
+    ],
+)
+def test_a_forecast_says_where_its_readings_are_not_ten_minutes_apart(trained, tmp_path, capsys, rows, words):
+    path = tmp_path / "weather.csv"
+    write_csv(path, synthetic.jena(np.random.default_rng(0), 9_000), np.asarray(rows))
+    assert main(["predict", "jena_dense", "--from", str(trained), str(path)]) == 0
+    assert capsys.readouterr().out.endswith(words)
+
+
+def test_a_forecast_says_that_readings_were_filled_in(trained, tmp_path, capsys):
+    series = synthetic.jena(np.random.default_rng(0), 9_000)
+    series.values[1400, jena.TEMPERATURE] = np.nan
+    path = tmp_path / "weather.csv"
+    write_csv(path, series, slice(0, 1500))
+    assert main(["predict", "jena_dense", "--from", str(trained), str(path)]) == 0
+    assert "missing readings of the file were filled in: {'T (degC)': 1})" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

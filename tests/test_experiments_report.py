@@ -132,6 +132,11 @@ def test_a_result_of_too_few_epochs_is_not_run():
     assert verdict(judging.near(source, 0.8), short) == NOT_RUN
     assert "9 of 10 epochs" in judging.apply(judging.near(source, 0.8), short).why
     assert verdict(judging.near(source, 0.8), {"imdb_lstm": made("imdb_lstm", epochs=10)}) == CONFIRMED
+    study = {"figures": {"lengths": 3}, "tables": {"title": [["row", "place"], ["found", 2]]}}
+    for source in (judging.studied("imdb_lstm", "lengths"), judging.tabled("imdb_lstm", "title", "found", "place")):
+        for epochs, expected in ((9, NOT_RUN), (10, CONFIRMED), (11, NOT_RUN)):
+            found = {"imdb_lstm": made("imdb_lstm", epochs=epochs, study=study)}
+            assert verdict(judging.at_most(source, 3), found) == expected
 
 
 def test_a_claim_of_several_parts():
@@ -257,6 +262,20 @@ def test_a_documented_figure_never_stands_unmarked_beside_a_synthetic_one():
 )
 def test_whether_a_documented_figure_was_reached(accuracies, notes, expected):
     assert report.outcome(made(accuracies=accuracies, notes=notes)) == expected
+
+
+def test_a_figure_of_other_epochs_is_not_comparable():
+    for epochs, expected in ((9, "not comparable, 9 of 10 epochs"), (10, "reached"), (40, "not comparable, 40 of 10 ")):
+        result = made("imdb_lstm", epochs=epochs)
+        assert report.outcome(result).startswith(expected)
+        assert report.outcome(result) in report.against_document(result)
+
+
+def test_the_short_table_marks_generated_data_and_lacks_what_the_result_lacks():
+    generated = made("one_to_many", data={"kind": "generated", "name": "images", "files": []})
+    bare = made("bare", figures={})
+    lines = report.brief([generated, bare]).splitlines()[2:]
+    assert lines[0].startswith("| `one_to_many` (generated data) |") and lines[1].endswith("| – | – | – |")
 
 
 def test_an_error_is_better_when_it_is_less():

@@ -871,9 +871,9 @@ def test_what_is_written_down_as_json(read, text):
         read(text)
 
 
-def png(*headers: tuple[int, int]) -> bytes:
+def png(*headers: tuple[int, int], first: bytes = b"") -> bytes:
     """A PNG of one or more headers, and no pixels."""
-    chunks = b""
+    chunks = first
     for width, height in headers:
         chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
         chunks += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
@@ -881,10 +881,15 @@ def png(*headers: tuple[int, int]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
 
 
+SMALL = b"teSt" + struct.pack(">II", 1, 1)  # a chunk that stands where a header would, and looks like a small one
+SMALL = struct.pack(">I", 8) + SMALL + struct.pack(">I", zlib.crc32(SMALL))
+
+
+@pytest.mark.parametrize("first", [b"", SMALL], ids=["", "after another chunk"])
 @pytest.mark.parametrize("headers", [[(100_000, 100_000)], [(32, 32), (50_000, 50_000)], [(32, 32)], [(0, 0)], []])
-def test_pictures_that_declare_what_they_do_not_hold(tmp_path, headers):
+def test_pictures_that_declare_what_they_do_not_hold(tmp_path, headers, first):
     path = tmp_path / "image.png"
-    path.write_bytes(png(*headers))
+    path.write_bytes(png(*headers, first=first))
     tracemalloc.start()
     with pytest.raises(experiment.UserError, match="TEXT must be the path of a PNG file, got"):
         captions._read_image(str(path))
