@@ -16,6 +16,7 @@ import jax
 
 import benchmarks
 from benchmarks import measuring
+from benchmarks.arguments import number_of_devices
 from benchmarks.record import Record
 from experiments.arguments import Parser, positive
 from jaxseq import environment
@@ -93,15 +94,15 @@ def _add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         type=positive,
         default=15,
         metavar="N",
-        help="samples of each case (default: %(default)s)",
+        help="rounds, in each of which every case is sampled (default: %(default)s)",
     )
     parser.add_argument(
         "--devices",
-        type=positive,
+        type=number_of_devices,
         default=1,
         metavar="N",
-        help="devices that share the batch; on a CPU, as many virtual ones are made (default: %(default)s; None: one a "
-        "core, or all accelerators)",
+        help="devices that share the batch; on a CPU, as many virtual ones are made; all: one a core, or all "
+        "accelerators (default: %(default)s)",
     )
     parser.add_argument(
         "--resume",
@@ -164,8 +165,8 @@ def _run(options: argparse.Namespace) -> int:
         if record.path is not None and record.measured:
             measuring.progress(f"\n{record.measured} cases are in {record.path}; --resume goes on from there")
         raise
-    print(_title(result), options.benchmark.table(result), sep="\n\n", flush=True)
     record.write(result)
+    print(_title(result), options.benchmark.table(result), sep="\n\n", flush=True)
     if outputs["plot"] is not None:
         options.benchmark.plot(result, outputs["plot"])
     for path in filter(None, outputs.values()):
@@ -195,9 +196,11 @@ def _make_devices(number: int | None) -> int:
     """Sets up JAX, possible only before its first array: no compilation cache, and devices.
 
     Args:
-      number: of CPU devices; None: one a core.
+      number: of devices; None: one a core, or all accelerators.
     Returns:
       How many devices to use: the number asked for, or all that there are.
+    Raises:
+      WrongArgument: there are not so many.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of a GPU's memory
     jax.config.update("jax_enable_compilation_cache", False)
@@ -205,6 +208,8 @@ def _make_devices(number: int | None) -> int:
         jax.config.update("jax_num_cpu_devices", number or environment.cores())
     except RuntimeError:
         pass  # called from a program that has used JAX already: its devices are taken as they are
+    if number is not None and number > len(jax.devices()):
+        raise measuring.WrongArgument(f"argument --devices: must be at most {len(jax.devices())}, got {number}")
     return number or len(jax.devices())
 
 

@@ -13,6 +13,7 @@ import argparse
 import collections
 import functools
 import itertools
+import json
 import math
 import statistics
 import time
@@ -25,7 +26,7 @@ from benchmarks.comparison import WAYS, Ratio
 from benchmarks.peers import OPTIONS, OURS, PEERS, Work
 from benchmarks.record import Record
 
-SETTINGS = ("shapes", "cells", "options", "ways", "peers", "repeats", "limit", "devices")
+SETTINGS = ("shapes", "cells", "options", "ways", "peers", "repeats", "limit", "devices", "behind")
 SMOKE = {
     "shapes": ("2x3x2x2",),
     "cells": ("lstm",),
@@ -80,9 +81,9 @@ AS_USED = View(
 )
 VIEWS = (
     *(
-        View(f"{comparison.WAY_TITLES[way]}, {title}", (way, placement), (way, placement))
+        View(comparison.view_title(way, placement), (way, placement), (way, placement))
         for way in WAYS
-        for placement, title in comparison.PLACEMENTS.items()
+        for placement in comparison.PLACEMENTS
     ),
     AS_USED,
 )
@@ -107,13 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, choices in (("cells", measuring.CELLS), ("options", OPTIONS), ("ways", WAYS)):
         arguments.add_some_of(parser, name, choices)
     arguments.add_some_of(parser, "peers", [name for name in PEERS if name != OURS])
-    parser.add_argument(
-        "--limit",
-        type=arguments.seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="a case begins no new round of samples after so many, one is always taken (default: %(default)g)",
-    )
+    arguments.add_limit(parser, 60.0, 1)
     parser.add_argument(
         "--total",
         type=arguments.seconds,
@@ -121,7 +116,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="no case begins after so many; those not run are named, and --resume runs them (default: no limit)",
     )
-    parser.set_defaults(devices=None)  # one a core
+    parser.add_argument(
+        "--behind",
+        metavar="FILE.json",
+        help="only cases where jaxseq is behind one of the peers by this earlier result: was it chance?",
+    )
+    parser.set_defaults(devices="all")
 
 
 def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
@@ -133,11 +133,20 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
       either `not_run`, or what `comparison.measure_work` gives and `ratios`: for each view, the ratios to every peer by
       name.
     """
-    measuring.warm_up_compiler()
-    found_peers = comparison.find(options.peers)
-    names = [name for name, peer in found_peers.items() if "missing" not in peer]
     shapes, kinds = _shapes(options.shapes), list(itertools.product(options.cells, options.options))
     works = in_turn(shapes, kinds)
+    if options.behind is not None:
+        behind = _behind(options)
+        works = [work for work in works if work in behind]
+        if not works:
+            raise measuring.WrongArgument(f"argument --behind: no case asked for is behind in {options.behind}")
+        if options.json is None and not options.smoke:
+            raise measuring.WrongArgument(
+                "argument --behind: needs --json FILE, not to replace the result of all cases"
+            )
+    measuring.warm_up_compiler()
+    found_peers = record.add_about("peers", comparison.find(options.peers))
+    names = [name for name, peer in found_peers.items() if "missing" not in peer]
     started, cases = time.monotonic(), {}
     for number, work in enumerate(works, 1):
         measuring.progress(f"{number}/{len(works)}: {work}")
@@ -149,7 +158,7 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     return {
         "notes": comparison.NOTES,
         "peers": found_peers,
-        "cases": [cases[Work(*kind, *shape)] for shape in shapes for kind in kinds],
+        "cases": [cases[work] for shape in shapes for kind in kinds if (work := Work(*kind, *shape)) in cases],
         "failures": comparison.failures(list(cases.values())),
     }
 
@@ -164,6 +173,30 @@ def in_turn(shapes: Sequence[Shape], kinds: Sequence[tuple[str, str]]) -> list[W
         works = [Work(*kinds[(number + turn) % len(kinds)], *shape) for turn in range(len(kinds))]
         turns += [(turn * _cost(work), number, work) for turn, work in enumerate(works, 1)]
     return [work for _, _, work in sorted(turns)]
+
+
+def _behind(options: argparse.Namespace) -> set[Work]:
+    """The work of an earlier result in which jaxseq is behind a peer asked for, in a view that this run takes."""
+    try:
+        earlier = json.loads(Path(options.behind).read_bytes())["cases"]
+        losses = [
+            (comparison.work_of(case), view)
+            for case in earlier
+            for view in VIEWS
+            for name, one in case.get("ratios", {}).get(view.title, {}).items()
+            if name in options.peers and one["verdict"] == "behind"
+        ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        why = measuring.describe_error(error)
+        raise measuring.WrongArgument(
+            f"argument --behind: must be JSON that against_peers wrote, got {options.behind} ({why})"
+        ) from None
+    return {
+        work
+        for work, view in losses
+        for places in [comparison.placements(work.batch, options.devices)]
+        if all(way in options.ways and placement in places for way, placement in (view.ours, view.theirs))
+    }
 
 
 def _cost(work: Work) -> float:
@@ -260,7 +293,7 @@ def _shape_names(text: str) -> tuple[str, ...]:
 
 
 def _shapes(names: Sequence[str]) -> list[Shape]:
-    return [shape for name in names for shape in SHAPES.get(name) or (_read_shape(name),)]
+    return list(dict.fromkeys(shape for name in names for shape in SHAPES.get(name) or (_read_shape(name),)))
 
 
 def _read_shape(text: str) -> Shape:
@@ -310,21 +343,31 @@ def _summary(result: dict[str, Any]) -> str:
     rows = []
     for view in VIEWS:
         for group, names in _GROUPS.items():
-            fastest = [
-                min((ratios[name] for name in names if name in ratios), key=lambda one: one["median"], default=None)
+            of_cases = [
+                [ratios[name] for name in names if name in ratios]
                 for ratios in (one.get(view.title, {}) for one in _all_ratios(result))
             ]
-            found = [one for one in fastest if one is not None]
+            found = [ratios for ratios in of_cases if ratios]
             if found:
-                verdicts = collections.Counter(one["verdict"] for one in found)
-                medians = [one["median"] for one in found]
+                verdicts = collections.Counter(_verdict(ratios) for ratios in found)
+                medians = [min(one["median"] for one in ratios) for ratios in found]
                 rows.append(
                     [view.title, group, *(str(verdicts[verdict]) for verdict in ("ahead", "even", "behind"))]
                     + [f"{value:.2f}" for value in (min(medians), statistics.median(medians), max(medians))]
                 )
     header = ["what", "against the fastest of", "ahead", "even", "behind", "least ratio", "median", "greatest"]
-    about = "Ratios: a peer's time over jaxseq's, above 1 jaxseq is faster. Even: the quartiles overlap."
+    about = (
+        "Ratios: a peer's time over jaxseq's, above 1 jaxseq is faster. Behind: beyond the quartiles, of any of the "
+        "group. Even: the quartiles overlap; of one sample, which has none, no case is."
+    )
     return f"{about}\n\n{measuring.markdown_table(header, rows)}" if rows else ""
+
+
+def _verdict(ratios: Sequence[dict[str, Any]]) -> str:
+    """Of one case beside a group: behind any of it, else what is said of the one of the least median."""
+    if any(one["verdict"] == "behind" for one in ratios):
+        return "behind"
+    return min(ratios, key=lambda one: one["median"])["verdict"]
 
 
 def _losses(result: dict[str, Any]) -> str:
@@ -356,8 +399,9 @@ def _view_table(result: dict[str, Any], view: View) -> str:
         ours = _ours(case["implementations"], view)
         assert ours is not None  # or there were no ratios
         fastest = min(ratios, key=lambda name: ratios[name]["median"])
+        chosen = case["chosen"].get(view.ours[1], case["chosen"]["one"])
         rows.append(
-            [_shape(case), case["cell"], case["option"], "+".join(dict.fromkeys(case["chosen"][view.ours[1]]))]
+            [_shape(case), case["cell"], case["option"], "+".join(dict.fromkeys(chosen))]
             + [str(ours["samples"]), measuring.milliseconds(ours)]
             + [PEERS[fastest].title, str(Ratio(**ratios[fastest]))]
             + [f"{ratios[name]['median']:.2f}" if name in ratios else "–" for name in others]
@@ -390,7 +434,8 @@ def _quantity_table(result: dict[str, Any], title: str, read: Any, unit: float) 
         return ""
     header = ["shape", "cell", "option", "plain scan's over jaxseq's", *(PEERS[name].title for name in names)]
     about = (
-        f"### {title}: forward + backward, one device\n\nPyTorch compiles nothing and has no estimate of its memory."
+        f"### {title}: forward + backward, one device\n\nOf one call; where none was measured, of the whole training "
+        "loop. PyTorch compiles nothing and has no estimate of its memory."
     )
     return f"{about}\n\n{measuring.markdown_table(header, rows)}"
 

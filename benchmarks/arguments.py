@@ -7,6 +7,14 @@ from collections.abc import Callable, Iterable
 from experiments.arguments import positive
 
 
+def number_of_devices(text: str) -> int | None:
+    """Reads how many, or `all`: None."""
+    try:
+        return None if text == "all" else positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(str(error).replace("must be", "must be all or", 1)) from None
+
+
 def positives(text: str) -> tuple[int, ...]:
     """Reads numbers with commas between, each at least 1; ascending, each once."""
     try:
@@ -35,7 +43,7 @@ def add_limit(parser: argparse.ArgumentParser, default: float, least_rounds: int
         type=seconds,
         default=default,
         metavar="SECONDS",
-        help=f"a case begins no new round of samples after so many, {least_rounds} are always taken "
+        help=f"a case begins no new round of samples after so many, but always takes {least_rounds} "
         "(default: %(default)g)",
     )
 

@@ -107,8 +107,9 @@ def peers_list(found: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def work_of(case: Mapping[str, Any]) -> Work:
-    """The work of a case, which has its fields."""
-    return Work(*(case[field] for field in Work._fields))
+    """The work of a case, which has its fields; JSON knows no tuples."""
+    work = Work(*(case[field] for field in Work._fields))
+    return work._replace(hidden=tuple(work.hidden))
 
 
 def failures(cases: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -192,6 +193,11 @@ def take_steps(gradient: Callable[[Any], Any], moved: Any, rate: jax.Array, step
         return jax.tree.map(lambda leaf, slope: leaf - rate * slope, moved, gradient(moved))
 
     return jax.lax.fori_loop(0, steps, step, moved)
+
+
+def view_title(way: str, placement: str) -> str:
+    """Of one of WAYS and one of PLACEMENTS, in words."""
+    return f"{WAY_TITLES[way]}, {PLACEMENTS[placement]}"
 
 
 def placements(batch: int, devices: int) -> dict[str, int]:
@@ -412,7 +418,9 @@ def _compile_torch(peer: Peer, work: Work, data: Data, way: str) -> Compiled:
     leaves = [parameter for layer in layers for parameter in layer.parameters()]
     arrays = [array for of_layer in _each_cell(peer.weights, work, data.params) for own in of_layer for array in own]
     inputs, cotangents = tensor(data.inputs).requires_grad_(), (tensor(data.cotangents), tensor(data.final_cotangents))
-    lengths = None if data.lengths is None else torch.from_numpy(data.lengths).long()  # on the CPU, as it asks
+    lengths = None if data.lengths is None else torch.from_numpy(data.lengths).long()  # on the CPU, as packing asks
+    is_packed = lengths is not None and work.bidirectional
+    last = None if lengths is None or is_packed else lengths.to(device) - 1
     leaves.append(inputs)
     arrays.append(data.inputs)
 
@@ -424,12 +432,14 @@ def _compile_torch(peer: Peer, work: Work, data: Data, way: str) -> Compiled:
     def network() -> tuple[Any, Any]:
         outputs: Any = inputs
         state: Any = None
-        if lengths is not None:
+        if is_packed:
             outputs = torch.nn.utils.rnn.pack_padded_sequence(outputs, lengths, enforce_sorted=False)
         for layer in layers:
             outputs, state = layer(outputs)
-        if lengths is not None:
+        if is_packed:
             outputs, _ = torch.nn.utils.rnn.pad_packed_sequence(outputs, total_length=work.length)
+        if last is not None:
+            return outputs, outputs[last, torch.arange(len(last), device=device)]
         hidden = state[0] if work.cell == "lstm" else state  # [directions, B, H]
         return outputs, torch.cat(list(hidden), dim=-1)
 

@@ -12,7 +12,6 @@ first epoch, which compiles, is told apart. A peer's first epoch is its first; l
 import argparse
 import functools
 import itertools
-import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -71,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto (the default): real where it is found or can be downloaded, else synthetic, with a notice",
     )
     parser.add_argument(
-        "--epochs", type=positive, default=2, metavar="N", help="epochs of one sample (default: %(default)s)"
+        "--epochs", type=positive, default=2, metavar="N", help="epochs of each in a round (default: %(default)s)"
     )
     parser.add_argument(
         "--seeds", type=arguments.positives, default=(1, 3, 4, 16), metavar="S,...", help="default: 1,3,4,16"
@@ -86,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="batches after which losses are compared (default: %(default)s)",
     )
-    parser.set_defaults(devices=None, repeats=3)  # one device a core
+    parser.set_defaults(devices="all", repeats=3)
 
 
 def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
@@ -97,7 +96,7 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
       as asked for: parameters and `cannot` by implementation, agreement, epochs (first_seconds, seconds and loss by
       implementation), ratios by peer, seeds (seconds and over_one by number).
     """
-    found = comparison.find(options.peers)
+    found = record.add_about("peers", comparison.find(options.peers))
     for name, peer in found.items():
         peer["note"] = (Fit if name == OURS else trainers.PEERS[name]).__doc__ or ""
     names = [name for name in options.peers if "missing" not in found[name]]
@@ -220,21 +219,19 @@ def _time_epochs(
     for name, trainer in theirs.items():
         measuring.progress(f"{experiment.name}: first epoch of {PEERS[name].title}")
         start = time.perf_counter()
-        loss = trainer.epoch()
+        _, loss = trainer.epoch()
         found[name] = {"first_seconds": time.perf_counter() - start, "loss": loss}
     samples: dict[str, list[float]] = {name: [] for name in found}
     firsts = []
     for turn in range(options.repeats):
-        order = list(found)
-        random.Random(turn).shuffle(order)
-        for name in order:
+        for name in measuring.in_any_order(found):
             measuring.progress(f"{experiment.name}: turn {turn + 1} of {options.repeats}, {PEERS[name].title}")
             if name == OURS:
                 (first, *seconds), result = ours.fit(experiment.train, experiment.validation, epochs=1 + options.epochs)
                 firsts.append(first)
                 found[OURS]["loss"] = result.history[0]["loss"][0]
             else:
-                seconds = [measuring.seconds_per_call(theirs[name].epoch, 1) for _ in range(options.epochs)]
+                seconds = [theirs[name].epoch()[0] for _ in range(options.epochs)]
             samples[name] += seconds
     found[OURS]["first_seconds"] = float(np.median(firsts))
     for name, measured in samples.items():

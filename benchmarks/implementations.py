@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_positives(parser, "features", "F", (32, 128))
     arguments.add_positives(parser, "hidden", "H", (8, 32, 128))
     arguments.add_limit(parser, 3.0, _LEAST_ROUNDS)
-    parser.set_defaults(devices=None)  # one a core
+    parser.set_defaults(devices="all")
 
 
 def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
@@ -90,9 +90,10 @@ def table(result: dict[str, Any]) -> str:
     header = ["what", "option", "cases", "chosen over the fastest: mean", "most", "another is surely faster"]
     header += ["plain scan over the chosen: least", "mean", "most", "surely slower than the plain scan"]
     rows = [
-        [_title(*view), option, *_fares([case for case in result["cases"] if case["option"] == option], *view)]
+        [comparison.view_title(*view), option, *_fares(cases, *view)]
         for view in views
         for option in settings["options"]
+        for cases in [[case for case in result["cases"] if case["option"] == option]]
     ]
     parts = [
         f"T {settings['length']}, float32; B is of all devices together. Times: median (quartiles). Surely: the "
@@ -110,7 +111,7 @@ def table(result: dict[str, Any]) -> str:
                 + [measuring.milliseconds(timings[name]) if name in timings else "–" for name in IMPLEMENTATIONS]
                 + [pick["fastest"] or "–", pick["chosen"]]
             )
-        parts += [f"### {_title(*view)}", measuring.markdown_table(header, rows)]
+        parts += [f"### {comparison.view_title(*view)}", measuring.markdown_table(header, rows)]
     return "\n\n".join(parts)
 
 
@@ -141,7 +142,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                     }
                     axis.plot(list(ratios), list(ratios.values()), style, marker=marker, markersize=4, color=color)
             comparison.draw_axis(axis, f"{cell}, B {batch}", settings["hidden"])
-        row[0].set_ylabel(f"{_title(*view)}\n{option}".replace(", ", "\n"), fontsize=8)
+        row[0].set_ylabel(f"{comparison.view_title(*view)}\n{option}".replace(", ", "\n"), fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("H")
     keys = [lines.Line2D([], [], color=color, linestyle=style, label=name) for name, (color, style) in styles.items()]
@@ -188,10 +189,6 @@ def _views(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [view for view in itertools.product(ways, comparison.PLACEMENTS) if _cases(result["cases"], *view)]
 
 
-def _title(way: str, placement: str) -> str:
-    return f"{comparison.WAY_TITLES[way]}, {comparison.PLACEMENTS[placement]}"
-
-
 def _cases(cases: Sequence[dict[str, Any]], way: str, placement: str) -> list[dict[str, Any]]:
     """Those that were measured so: a batch that no devices divide is not sharded."""
     return [case for case in cases if placement in case["picks"][way]]
@@ -217,7 +214,7 @@ def _fares(cases: Sequence[dict[str, Any]], way: str, placement: str) -> list[st
         own = timings[pick["chosen"]]
         lost.append(own["median"] / min(timing["median"] for timing in timings.values()))
         gained.append(timings["scan"]["median"] / own["median"])
-        beaten += pick["fastest"] not in (None, pick["chosen"])
+        beaten += any(comparison.ratio(own, timing).verdict == "behind" for timing in timings.values())
         slower += comparison.ratio(own, timings["scan"]).verdict == "behind"
     if not lost:
         return ["0"] + ["–"] * 7

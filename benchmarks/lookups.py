@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_positives(parser, "hidden", "H", (8, 32, 128))
     arguments.add_positives(parser, "lookups", "N", (4, 16), "T B over the rows of the table, V; ")
     arguments.add_limit(parser, 2.0, _LEAST_ROUNDS)
-    parser.set_defaults(devices=None)  # one a core
+    parser.set_defaults(devices="all")
 
 
 def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def table(result: dict[str, Any]) -> str:
         measuring.markdown_table(
             ["what", "chosen", "cases", "ratio: least", "median", "greatest", "surely below 1", "surely above 1"],
             [
-                [_title(*view), "tabulated" if taken else "rows", *_fares(result["cases"], *view, taken)]
+                [comparison.view_title(*view), "tabulated" if taken else "rows", *_fares(result["cases"], *view, taken)]
                 for view in _views(result)
                 for taken in (True, False)
             ],
@@ -125,7 +125,7 @@ def table(result: dict[str, Any]) -> str:
                 + [str(_ratio(case, way, placement)), f"{bytes_needed[0] / max(bytes_needed[1], 1):.2f}"]
                 + ["tabulated" if case["tabulates"][way][placement] else "rows"]
             )
-        parts += [f"### {_title(way, placement)}", measuring.markdown_table([*header, "chosen"], rows)]
+        parts += [f"### {comparison.view_title(way, placement)}", measuring.markdown_table([*header, "chosen"], rows)]
     return "\n\n".join(parts)
 
 
@@ -152,7 +152,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 look = {"color": colors[features], "linestyle": styles[batch], "marker": markers[lookups]}
                 axis.plot(list(ratios), list(ratios.values()), markersize=4, **look)
             comparison.draw_axis(axis, cell, settings["hidden"])
-        row[0].set_ylabel(_title(way, placement).replace(", ", "\n"), fontsize=8)
+        row[0].set_ylabel(comparison.view_title(way, placement).replace(", ", "\n"), fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("H")
     keys = [lines.Line2D([], [], color=color, label=f"F {features}") for features, color in colors.items()]
@@ -262,10 +262,6 @@ def _lookups(case: Mapping[str, Any]) -> float:
 def _views(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Way and placement of all that was measured."""
     return [view for view in itertools.product(WAYS, comparison.PLACEMENTS) if _cases(result["cases"], view[1])]
-
-
-def _title(way: str, placement: str) -> str:
-    return f"{comparison.WAY_TITLES[way]}, {comparison.PLACEMENTS[placement]}"
 
 
 def _cases(cases: Sequence[dict[str, Any]], placement: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +44,7 @@ NOTES = {
     "difference": "max|a - b| / max|b| against the first case, the greatest over all arrays",
 }
 
+_orders = random.Random(0)
 _SECONDS_PER_SAMPLE = 0.05  # a shorter call is repeated within a sample, or one blip of a shared machine is a sample
 _SECONDS = ("median", "lower_quartile", "upper_quartile")
 _DOUBLES = 2**24  # compared at a time: float64 copies of a whole array of gigabytes would not fit
@@ -227,15 +228,20 @@ def time_interleaved(
     for number in range(repeats):
         if number >= least_rounds and time.perf_counter() - start > seconds:
             break
-        order = list(runs)
-        random.Random(number).shuffle(order)
-        for name in order:
+        for name in in_any_order(runs):
             once = seconds_per_call(runs[name], calls[name])
             if once * calls[name] < _SECONDS_PER_SAMPLE:
                 calls[name] = math.ceil(2 * _SECONDS_PER_SAMPLE / once)
                 once = seconds_per_call(runs[name], calls[name])
             samples[name].append(once)
     return {name: timing(samples[name], calls[name]) for name in runs}
+
+
+def in_any_order(names: Iterable[Any]) -> list[Any]:
+    """Names in an order that differs from call to call: what follows what would else be the same in every case."""
+    order = list(names)
+    _orders.shuffle(order)
+    return order
 
 
 def seconds_per_call(run: Callable[[], Any], calls: int) -> float:

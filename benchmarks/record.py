@@ -1,7 +1,7 @@
 """A result as it grows: every case is in the file as soon as it is measured, so that a run that ends can go on."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,23 @@ class Record:
         """
         self.path, self.about = path, _as_json(about)
         self.measured = 0  # cases of this run
-        self._cases = _read(path, self.about) if resume and path is not None and path.exists() else []
+        self._before: dict[str, Any] = {}
+        self._cases: list[dict[str, Any]] = []
+        if resume and path is not None and path.exists():
+            self._before, self._cases = _read(path, self.about)
+            for name, value in self.about.items():
+                self._check_same(name, value)
+
+    def add_about(self, name: str, value: Any) -> Any:
+        """Adds what stands before the cases and is known only now; gives it back.
+
+        Raises:
+          WrongArgument: cases were taken from a file that has another.
+        """
+        self.about[name] = _as_json(value)
+        if name in self._before:
+            self._check_same(name, self.about[name])
+        return value
 
     def earlier(self, **work: Any) -> list[dict[str, Any]]:
         """The cases known so far that have these fields."""
@@ -51,28 +67,28 @@ class Record:
         if self.path is not None:
             write_json(self.path, result)
 
+    def _check_same(self, name: str, value: Any) -> None:
+        for where, now, before in _parts(name, value, self._before[name]):
+            if now != before:
+                raise measuring.WrongArgument(
+                    f"argument --resume: {self.path} must be of the same {where}, {now!r}, got {before!r}; "
+                    "--json FILE begins another"
+                )
+
 
 def _as_json(tree: Any) -> Any:
     """As a file gives it back: lists for tuples."""
     return json.loads(json.dumps(tree))
 
 
-def _read(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The cases of a result that was asked for and measured on the same; not those that it names as not run."""
+def _read(path: Path, names: Iterable[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What stands before a result's cases, these names at least, and the cases; not those that it names as not run."""
     try:
         found = json.loads(path.read_text())
-        then = {name: found[name] for name in about}
         cases = [dict(case) for case in found["cases"] if "not_run" not in case]
+        return {**{name: found[name] for name in names}, **found}, cases
     except (ValueError, LookupError, TypeError):
         raise measuring.WrongArgument(f"argument --resume: {path} is not the result of a benchmark") from None
-    for name, value in about.items():
-        for where, now, before in _parts(name, value, then[name]):
-            if now != before:
-                raise measuring.WrongArgument(
-                    f"argument --resume: {path} must be of the same {where}, {now!r}, got {before!r}; "
-                    "--json FILE begins another"
-                )
-    return cases
 
 
 def _parts(name: str, now: Any, before: Any) -> list[tuple[str, Any, Any]]:

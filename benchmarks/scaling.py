@@ -50,13 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--points", type=positive, default=5, metavar="N", help="sizes on the way, both ends in (default: %(default)s)"
     )
-    parser.add_argument(
-        "--limit",
-        type=arguments.seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="a size begins no new round of samples after so many, one is always taken (default: %(default)g)",
-    )
+    arguments.add_limit(parser, 60.0, 1)
 
 
 def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
@@ -67,8 +61,10 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
       and what `comparison.measure_work` gives; a slope has cell, axis, implementation, way, quantity and value, None
       where the quantity is unknown.
     """
+    if options.devices != 1:
+        raise measuring.WrongArgument(f"argument --devices: must be 1, on which all sizes run, got {options.devices}")
     measuring.warm_up_compiler()
-    found = comparison.find(options.peers)
+    found = record.add_about("peers", comparison.find(options.peers))
     names = [name for name, peer in found.items() if "missing" not in peer]
     cases = []
     for cell, axis in itertools.product(options.cells, AXES):

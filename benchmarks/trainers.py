@@ -168,9 +168,15 @@ class Keras:
         del experiment
         return ""
 
-    def epoch(self) -> float:
-        """Trains and validates once; the training loss."""
-        return self.model.fit(**self.arguments, epochs=1, verbose=0).history["loss"][0]
+    def epoch(self) -> tuple[float, float]:
+        """Trains and validates once: (seconds from the epoch's begin to its end, the training loss)."""
+        times: list[float] = []
+        clock = self.keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda *_: times.append(time.perf_counter()),
+            on_epoch_end=lambda *_: times.append(time.perf_counter()),
+        )
+        history = self.model.fit(**self.arguments, epochs=1, verbose=0, callbacks=[clock]).history
+        return times[1] - times[0], history["loss"][0]
 
     def losses(self, batches: int) -> dict[str, float]:
         """As `Fit.losses`."""
@@ -283,16 +289,16 @@ class PyTorch:
         others = [cell.activation for cell in experiment.cells if cell.activation != "tanh"]
         return f"its layers have no {others[0]}" if others else ""
 
-    def epoch(self) -> float:
-        """Trains and validates once; the training loss."""
-        train = self.experiment.train
+    def epoch(self) -> tuple[float, float]:
+        """Trains and validates once: (seconds, the training loss)."""
+        start, train = time.perf_counter(), self.experiment.train
         if train.draws is None:
             rows = self.random.permutation(train.rows)
         else:
             rows = self.random.choice(train.rows, train.draws)
         loss = self._pass(self.train, rows, training=True)
         self._pass(self.validation, self.experiment.validation.rows, training=False)
-        return loss
+        return time.perf_counter() - start, loss
 
     def losses(self, batches: int) -> dict[str, float]:
         """As `Fit.losses`."""

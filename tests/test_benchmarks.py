@@ -231,15 +231,16 @@ def test_implementations_say_how_the_choice_fares():
         (timings(scan=1.0, joint=2.0, hoisted=3.0), "joint", "scan"),
         ({**timings(scan=1.0), "joint": {"failed": "it differs"}}, "joint", None),  # it is named, and has no time
         ({**timings(scan=1.0), "joint": {"loop": {}}}, "scan", None),
+        (timings(scan=2.0, joint=1.0, hoisted=1.0), "scan", None),  # both are surely faster, and neither surely first
     ]
     cases = []
     for found, chosen, fastest in picks:
         assert implementations._surely_fastest(implementations._timings(found, "loop", "one")) == fastest
         cases.append({"implementations": found, "picks": {"loop": {"one": {"chosen": chosen, "fastest": fastest}}}})
     count, mean, most, beaten, least, middle, greatest, slower = implementations._fares(cases, "loop", "one")
-    assert (count, beaten, slower) == ("4", "1", "1") and (most, least, greatest) == ("2.00", "0.50", "2.00")
-    assert float(mean) == pytest.approx((1 + 1.05 + 2 + 1) / 4, abs=0.01)
-    assert float(middle) == pytest.approx((2 + 1 / 1.05 + 0.5 + 1) / 4, abs=0.01)
+    assert (count, beaten, slower) == ("5", "2", "1") and (most, least, greatest) == ("2.00", "0.50", "2.00")
+    assert float(mean) == pytest.approx((1 + 1.05 + 2 + 1 + 2) / 5, abs=0.01)
+    assert float(middle) == pytest.approx((2 + 1 / 1.05 + 0.5 + 1 + 1) / 5, abs=0.01)
     assert implementations._fares(cases[3:4], "loop", "one")[0] == "0"
     assert implementations._fares(cases, "loop", "sharded")[0] == "0"
 
@@ -324,6 +325,7 @@ def test_list_names_every_benchmark(capsys):
         (["scan_vs_unrolled", "--json", "/proc/none/a.json"], ("--json", "written", "/proc/none/a.json")),
         (["scan_vs_unrolled", "--json", "/"], ("--json", "written", "directory")),
         (["scan_vs_unrolled", "--smoke", "--devices", "99"], ("--devices", "at most", "99")),
+        (["implementations", "--smoke", "--devices", "0"], ("--devices", "all or", "at least 1", "'0'")),
         (["implementations", "--smoke", "--length", "-1"], ("--length", "at least 1", "'-1'")),
     ],
 )
@@ -456,6 +458,15 @@ def test_devices_share_the_batch(compared, tmp_path):
                 sizes = [found[way][placement]["memory"]["argument_bytes"] for placement in ("one", "sharded")]
                 assert sizes[1] < sizes[0]
     assert all("sharded" not in case["picks"]["loop"] for case in compared[0]["cases"])
+
+
+@pytest.mark.parametrize(("name", "default"), [("implementations", "all"), ("scan_vs_unrolled", "1")])
+def test_help_says_how_many_devices_are_taken(name, default, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    _, _, about_devices = capsys.readouterr().out.partition("\n  --devices N")
+    about_devices, _, _ = about_devices.partition("\n  --")
+    assert " ".join(about_devices.split()).endswith(f"(default: {default})")
 
 
 def test_ctrl_c_is_one_line_and_does_not_wait_for_the_compiler(tmp_path):

@@ -108,6 +108,7 @@ def run(monkeypatch, tmp_path, capsys):
 
 
 SMOKE = ("against_peers", "--smoke")
+VERDICTS = ((1.5, "ahead"), (0.8, "even"), (0.9, "behind"))
 
 
 def test_a_run_that_ends_early_is_gone_on_with(run, monkeypatch):
@@ -165,6 +166,18 @@ def test_only_cases_of_the_same_machine_and_settings_are_kept(tmp_path, before, 
     assert again.earlier(size=(1, 3)) == [] and again.measured == 0
 
 
+def test_cases_beside_other_peers_are_not_kept(tmp_path):
+    path, about = tmp_path / "r.json", {"benchmark": "scaling", "settings": {}, "environment": {}}
+    first = record.Record(path, about)
+    assert first.add_about("peers", {"keras": {"version": "3.1"}}) == {"keras": {"version": "3.1"}}
+    first.add({"found": 3})
+    again = record.Record(path, about, resume=True)
+    with pytest.raises(measuring.WrongArgument, match=r"must be of the same peers\.keras, .*3\.2.*, got .*3\.1"):
+        again.add_about("peers", {"keras": {"version": "3.2"}})
+    again.add_about("peers", {"keras": {"version": "3.1"}})
+    assert again.earlier() == [{"found": 3}]
+
+
 def test_against_peers_has_every_quantity_of_every_way_and_placement(run):
     code, result, printed = run(*SMOKE, "--devices", "2", "--peers", "plain_scan", "--limit", "inf")
     assert code == 0 and result["failures"] == []
@@ -192,6 +205,12 @@ def test_against_peers_has_every_quantity_of_every_way_and_placement(run):
     assert case["ratios"][against_peers.AS_USED.title]["plain_scan"]["median"] == pytest.approx(used, rel=1e-3)
     for heading in (against_peers.AS_USED.title, "temporary memory, MB", "compile time, s"):
         assert f"### {heading}" in printed.out
+
+
+def test_every_way_of_one_device(run):
+    code, result, printed = run(*SMOKE, "--peers", "plain_scan")
+    assert code == 0 and list(result["cases"][0]["chosen"]) == ["one"]
+    assert f"### {against_peers.AS_USED.title}" in printed.out  # ours of one device, where no batch can be sharded
 
 
 def test_a_missing_peer_is_named(run, monkeypatch):
@@ -239,6 +258,60 @@ def test_every_loss_is_listed_the_greatest_first():
     lines = against_peers._losses({"cases": cases}).splitlines()[4:]
     assert ["B3" in lines[0], "0.80 (0.50-1.50) behind" in lines[0], "B1" in lines[1]] == [True] * 3 and len(lines) == 2
     assert against_peers._losses({"cases": cases[1::2]}) == ""
+
+
+def test_behind_any_of_a_group_is_behind():
+    ahead, even, behind = ({"median": median, "verdict": verdict} for median, verdict in VERDICTS)
+    assert against_peers._verdict([ahead]) == "ahead" and against_peers._verdict([ahead, even]) == "even"
+    assert against_peers._verdict([ahead, even, behind]) == "behind"  # though even has the least median
+
+
+def test_cases_that_were_behind_are_measured_again(run, tmp_path):
+    def earlier(*cases):
+        path = tmp_path / "earlier.json"
+        found = [
+            {**Work(cell, "plain", 2, 3, 2, (2,))._asdict(), "ratios": {view: {peer: {"verdict": verdict}}}}
+            for cell, view, peer, verdict in cases
+        ]
+        path.write_text(json.dumps({"cases": [*found, {**found[0], "not_run": "late"}]}))
+        return str(path)
+
+    titles = {(view.ours, view.theirs): view.title for view in against_peers.VIEWS}
+    loop, called, sharded = (
+        titles[(place, place)] for place in (("loop", "one"), ("gradient", "one"), ("loop", "sharded"))
+    )
+    path = earlier(
+        ("lstm", loop, "plain_scan", "behind"),
+        ("gru", loop, "plain_scan", "even"),
+        ("gru_reset_after", loop, "keras", "behind"),
+        ("gru_reset_after", called, "plain_scan", "behind"),
+        ("simple_rnn", sharded, "plain_scan", "behind"),
+    )
+    cells = ",".join(measuring.CELLS)
+    arguments = (*SMOKE, "--ways", "loop", "--peers", "plain_scan", "--cells", cells, "--behind", path)
+    code, result, _ = run(*arguments)
+    assert code == 0 and [case["cell"] for case in result["cases"]] == ["lstm"]
+    assert result["settings"]["behind"] == path and result["cases"][0]["ratios"][loop]
+    _, result, _ = run(*arguments, "--devices", "2")
+    assert [case["cell"] for case in result["cases"]] == ["lstm", "simple_rnn"]
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (None, "must be JSON that against_peers wrote, got {} (FileNotFoundError"),
+        ("{", "must be JSON that against_peers wrote, got {} (JSONDecodeError"),
+        ('{"cases": [1]}', "must be JSON that against_peers wrote, got {} (AttributeError"),
+        ('{"cases": []}', "no case asked for is behind in {}"),
+    ],
+)
+def test_only_cases_of_an_earlier_result_are_measured_again(contents, words, tmp_path, capsys):
+    path = tmp_path / "earlier.json"
+    if contents is not None:
+        path.write_text(contents)
+    assert entry.main([*SMOKE, "--peers", "plain_scan", "--behind", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: argument --behind: {words.format(path)}") and printed.out == ""
 
 
 def test_cases_after_the_total_time_are_named(run):

@@ -43,7 +43,8 @@ PEER = Peer(
     module="torch",
     package="torch",
     extra="peers",
-    note="nn.RNN, nn.LSTM, nn.GRU, lengths by pack_padded_sequence(enforce_sorted=False); on a CPU oneDNN with as "
+    note="nn.RNN, nn.LSTM, nn.GRU; with lengths run through the padding, the last real state picked, which on a CPU "
+    "is faster than what both directions need, pack_padded_sequence(enforce_sorted=False); on a CPU oneDNN with as "
     "many threads as cores, on a GPU cuDNN; forward under no_grad; [T, B, F]",
     weights=_weights,
     gradients=_gradients,
