@@ -209,7 +209,9 @@ def _make_devices(number: int | None) -> int:
     except RuntimeError:
         pass  # called from a program that has used JAX already: its devices are taken as they are
     if number is not None and number > len(jax.devices()):
-        raise measuring.WrongArgument(f"argument --devices: must be at most {len(jax.devices())}, got {number}")
+        raise measuring.WrongArgument(
+            f"argument --devices: must be at most the number of devices, {len(jax.devices())}, got {number}"
+        )
     return number or len(jax.devices())
 
 

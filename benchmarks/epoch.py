@@ -96,9 +96,10 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
       as asked for: parameters and `cannot` by implementation, agreement, epochs (first_seconds, seconds and loss by
       implementation), ratios by peer, seeds (seconds and over_one by number).
     """
-    found = record.add_about("peers", comparison.find(options.peers))
+    found = comparison.find(options.peers)
     for name, peer in found.items():
         peer["note"] = (Fit if name == OURS else trainers.PEERS[name]).__doc__ or ""
+    record.add_about("peers", found)
     names = [name for name in options.peers if "missing" not in found[name]]
     cases = []
     for name in options.experiments:

@@ -92,15 +92,7 @@ class Layer(NamedTuple):
 
 
 def make_mesh(devices: int) -> jax.sharding.Mesh:
-    """The first so many devices as one axis, "batch".
-
-    Raises:
-      WrongArgument: there are fewer.
-    """
-    if devices > len(jax.devices()):
-        raise WrongArgument(
-            f"argument --devices: must be at most the number of devices, {len(jax.devices())}, got {devices}"
-        )
+    """The first so many devices as one axis, "batch"."""
     return jax.make_mesh((devices,), ("batch",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:devices])
 
 
@@ -125,7 +117,7 @@ def random_layer(
     Returns:
       The layer, on its devices.
     Raises:
-      WrongArgument: the batch does not divide over the devices, or there are fewer of them.
+      WrongArgument: the batch does not divide over the devices.
     """
     mesh = make_mesh(devices)
     if batch % devices:

@@ -86,7 +86,9 @@ def _read(path: Path, names: Iterable[str]) -> tuple[dict[str, Any], list[dict[s
     try:
         found = json.loads(path.read_text())
         cases = [dict(case) for case in found["cases"] if "not_run" not in case]
-        return {**{name: found[name] for name in names}, **found}, cases
+        if not found.keys() >= set(names):
+            raise LookupError
+        return found, cases
     except (ValueError, LookupError, TypeError):
         raise measuring.WrongArgument(f"argument --resume: {path} is not the result of a benchmark") from None
 

@@ -45,6 +45,16 @@ def test_an_epoch_has_every_quantity(smoke):
     assert case["seeds"]["2"]["over_one"] == pytest.approx(two / one)
 
 
+def test_a_finished_run_is_gone_on_with(smoke, tmp_path, monkeypatch):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(smoke[1]))
+    monkeypatch.setattr(entry, "_make_devices", lambda number: number or 1)
+    monkeypatch.setattr(epoch, "_measure_experiment", lambda *_: pytest.fail("measured"))
+    assert entry.main(["epoch", "--smoke", "--peers", "keras", "--json", str(path), "--resume"]) == 0
+    result = json.loads(path.read_text())
+    assert result["cases"] == smoke[1]["cases"] and result["peers"] == smoke[1]["peers"]
+
+
 def test_keras_and_jaxseq_agree_after_the_same_batches(smoke):
     [case] = smoke[1]["cases"]
     for quantity in ("loss", "val_loss"):

@@ -233,10 +233,8 @@ def test_cells_of_two_classes_are_two_cells():
     outputs = [jaxseq.scan(cell, cell.init(jax.random.key(0), F), jnp.ones((T, F)))[1] for cell in (Wide(5), Tall(5))]
     assert outputs[0].shape == outputs[1].shape == (T, 5)
     model = jaxseq.SequenceEncoder(Wide(5))
-    assert jax.eval_shape(model.init, jax.random.key(0), jnp.ones((B, T, F)))["params"]["layer_0"]["cell"].shape == (
-        F,
-        5,
-    )
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((B, T, F)))
+    assert shapes["params"]["layer_0"]["cell"].shape == (F, 5)
 
 
 def test_a_state_read_back_from_a_device_has_its_output():

@@ -55,9 +55,11 @@ class LearnedState:
     def init(self, key: jax.Array, input_size: int) -> LearnedStateParams:
         """Draws the cell's parameters; the state starts where the cell's own does."""
         params = self.cell.init(key, input_size)
-        state = self.cell.initial_state(params, ())
-        is_learned = jax.tree.map(lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.floating), state)
-        return LearnedStateParams(params, jax.tree.map(lambda leaf, is_it: leaf if is_it else None, state, is_learned))
+
+        def learned(leaf: jax.Array) -> jax.Array | None:
+            return leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else None
+
+        return LearnedStateParams(params, jax.tree.map(learned, self.cell.initial_state(params, ())))
 
     def initial_state(self, params: LearnedStateParams, batch_shape: tuple[int, ...]) -> Any:
         """The learned state, broadcast to [*batch_shape, ...]; whole numbers and flags are the wrapped cell's."""
