@@ -170,11 +170,6 @@ def _cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(cast, tree)
 
 
-def lies_sharded(array: jax.Array) -> bool:
-    """Whether the type of an array says that it lies sharded: on a mesh with explicit axes."""
-    return any(axes is not None for axes in jax.typeof(array).sharding.spec)
-
-
 def where(flags: jax.Array, chosen: Any, other: Any) -> Any:
     """`jnp.where` over trees: flags [B] against leaves [B, ...]."""
 

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxseq.calls import lies_sharded
 from jaxseq.cells.products import product, products_through
 from jaxseq.invariants import with_weights_cut
+from jaxseq.lookup import lies_sharded
 from jaxseq.residuals import economical
 from jaxseq.step_products import Body, StepProduct, find_constant, find_products
 

@@ -53,8 +53,20 @@ class Lookup(NamedTuple):
 
 
 def rows_of(table: Any, indices: jax.Array) -> Any:
-    """The rows of a table, or of a tree of them."""
-    return jax.tree.map(lambda leaf: leaf.at[indices].get(mode="fill", fill_value=jnp.nan), table)
+    """The rows of a table, or of a tree of them, sharded as the indices are."""
+    place = jax.typeof(indices).sharding
+
+    def rows(leaf: jax.Array) -> jax.Array:
+        spec = jax.P(*place.spec, *[None] * (leaf.ndim - 1))
+        out = jax.NamedSharding(place.mesh, spec) if lies_sharded(indices) else None  # JAX asks for it there
+        return leaf.at[indices].get(mode="fill", fill_value=jnp.nan, out_sharding=out)
+
+    return jax.tree.map(rows, table)
+
+
+def lies_sharded(array: jax.Array) -> bool:
+    """Whether the type of an array says that it lies sharded: on a mesh with explicit axes."""
+    return any(axes is not None for axes in jax.typeof(array).sharding.spec)
 
 
 def checked(name: str, inputs: Any) -> Any:

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseq import arguments, deferral, joint
-from jaxseq.calls import Call, Step, check_flags, check_state, lies_sharded, look_up_later, or_zeros, prepare, where
+from jaxseq.calls import Call, Step, check_flags, check_state, look_up_later, or_zeros, prepare, where
 from jaxseq.cells import DropoutMasks
 from jaxseq.cells.products import summed_gates
 from jaxseq.choice import Choice, Implementation, choose, platform
 from jaxseq.forward import differentiated_as, join_gates, part_gates
 from jaxseq.invariants import with_weights_cut
-from jaxseq.lookup import Lookup, checked, rows_of
+from jaxseq.lookup import Lookup, checked, lies_sharded, rows_of
 from jaxseq.residuals import economical, scan_in_segments
 
 _SEGMENT = 2**18  # numbers of drives, on a CPU: more leave the cache before they are read, and are more to store
@@ -57,7 +57,7 @@ class Cell(Protocol):
         ...
 
     def project(self, params: Any, inputs: jax.Array, masks: DropoutMasks | None) -> Any:
-        """All that does not depend on the state, over any leading axes: [..., F] to a drive [..., G·H]."""
+        """All that does not depend on the state, over any leading axes: [..., F] to a drive [..., G·H], or None."""
         ...
 
     def step(self, params: Any, state: Any, drive: Any, masks: DropoutMasks | None) -> tuple[Any, Any]:
@@ -441,6 +441,8 @@ def _run(
             constants = constants._replace(table=None)
     length, batch_shape = steps.inputs.shape[0], steps.inputs.shape[1:-1]
     is_hoisted = implementation in ("hoisted", "deferred", "fused") or (implementation == "tabulated" and gates_apart)
+    drives = jax.tree.leaves(jax.eval_shape(functools.partial(_drive, cell), constants, steps)) if is_hoisted else []
+    is_hoisted = bool(drives)  # of a cell that takes nothing from its inputs it is these that count the steps
     gates = getattr(cell, "gates", 1) if gates_apart and is_hoisted else 1
 
     def one_step(call: Call, state: Any, step: Step) -> tuple[Any, Any]:
@@ -479,8 +481,7 @@ def _run(
     if remat and length:
         run, size = jax.checkpoint(run, prevent_cse=False), math.isqrt(length - 1) + 1  # √T, rounded up
     elif is_hoisted and implementation in _SEGMENT_STEPS and length and platform() == "cpu":
-        drive = jax.eval_shape(functools.partial(_drive, cell), constants, steps)
-        numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(drive))
+        numbers = sum(math.prod(drive.shape) for drive in drives)
         most = max(_SEGMENT_STEPS[implementation], _SEGMENT * length // max(numbers, 1))
         # None left over is best: a shorter segment is a program of its own.
         size = next((size for size in range(min(most, length), 31, -1) if length % size == 0), most)

@@ -147,6 +147,23 @@ def test_a_scan_over_a_mesh_of_the_users_is_one_devices(name, options, gradient,
     check_agree(gradient(mesh, loss, params, inputs, *flags), whole)
 
 
+@pytest.mark.parametrize("gradient", [gradient_on_an_explicit_mesh, gradient_of_a_shard_map])
+@pytest.mark.parametrize("implementation", ["scan", "tabulated"])
+def test_a_lookup_over_a_mesh_of_the_users_is_one_devices(implementation, gradient):
+    """Its table is the same on all devices, its indices are not."""
+    cell, rng = CELLS["lstm"], np.random.default_rng(1)
+    params = random_params(cell, 3, dtype="float32"), jnp.asarray(rng.normal(size=(7, 3)), jnp.float32)
+    tokens = jnp.asarray(rng.integers(0, 7, (9, 4)))
+
+    def loss(params, tokens):
+        params, table = params
+        _, outputs = jaxseq.scan(cell, params, jaxseq.Lookup(table, tokens), implementation=implementation)
+        return jnp.sum(jnp.sin(outputs))
+
+    mesh = jax.make_mesh((2,), ("batch",), devices=first_devices(2))
+    check_agree(gradient(mesh, loss, params, tokens), jax.jit(jax.grad(loss))(params, tokens))
+
+
 def test_sums_over_devices_are_those_of_each_array():
     """Of several dtypes, large ones and empty ones."""
     rng = np.random.default_rng(0)

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 import jaxseq
 from jaxseq import recurrence
+from jaxseq.cells import gate_product
 from tests.examples import (
     CELLS,
     B,
@@ -287,6 +288,42 @@ def test_one_sequence_needs_no_batch_axis(name):
     # ... and more than one batch axis is as good as one
     state, squares = jax.jit(functools.partial(jaxseq.scan, cell))(params, inputs[:, None])
     assert_close((state, squares), (jax.tree.map(lambda a: a[None], final), outputs[:, None]), TOLERANCE)
+
+
+class Clock:
+    """A cell that takes nothing from its inputs but how many there are."""
+
+    hidden_size = 5
+
+    def init(self, key, input_size):
+        return jax.random.normal(key, (5, 5))
+
+    def initial_state(self, params, batch_shape):
+        return jnp.full((*batch_shape, 5), 0.1, params.dtype)
+
+    def project(self, params, inputs, masks):
+        return None
+
+    def step(self, params, state, drive, masks):
+        state = jnp.tanh(gate_product(state, params, masks and masks.recurrent))
+        return state, state
+
+
+@pytest.mark.parametrize("implementation", [None, "hoisted", "deferred", "tabulated", "remat", "unrolled"])
+@pytest.mark.parametrize("flags", [False, True], ids=["plain", "masked"])
+def test_a_cell_may_take_nothing_from_its_inputs(implementation, flags):
+    cell, inputs = Clock(), jnp.ones((T, B, F))
+    params = cell.init(jax.random.key(0), F)
+    rows = jnp.ones((T, B), bool).at[1].set(False).at[2, 0].set(False) if flags else None
+    options = {"state": None, "mask": rows, "resets": None, "dropout_masks": None}
+    cotangents = jnp.ones((B, 5)), jnp.ones((T, B, 5))
+    run = IMPLEMENTATIONS[implementation] if implementation else jaxseq.scan
+    results = [run_and_back(one, cell, params, inputs, cotangents, **options) for one in (run, SCAN)]
+    assert_close(results[0], results[1], TOLERANCE)
+    if not flags:
+        _, outputs = run(cell, params, inputs)
+        last = functools.reduce(lambda h, _: jnp.tanh(h @ params), range(T), jnp.full((B, 5), 0.1))
+        assert_close(outputs[-1], last, TOLERANCE)
 
 
 @pytest.mark.parametrize("shape", [(0, B), (T, 0), (1, B)], ids=["T=0", "B=0", "T=1"])
