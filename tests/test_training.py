@@ -34,7 +34,8 @@ def make_task(model=MODEL):
 
 TRAIN = jaxseq.examples(INPUTS[:37], TARGETS[:37])
 VALIDATION = jaxseq.examples(INPUTS[37:], TARGETS[37:])
-FIT = functools.partial(jaxseq.fit, make_task(), TRAIN, VALIDATION, batch_size=8, devices=ONE_DEVICE, progress=False)
+FIT_ANY = functools.partial(jaxseq.fit, batch_size=8, devices=ONE_DEVICE, progress=False)
+FIT = functools.partial(FIT_ANY, make_task(), TRAIN, VALIDATION)
 
 
 def rmsprop():
@@ -56,9 +57,7 @@ def uninterrupted():
 def test_an_epoch_is_the_steps_that_a_plain_loop_takes():
     """Every example once, in batches, the smaller last one by its own mean; figures weighted by examples."""
     task = make_task(PLAIN)
-    result = jaxseq.fit(
-        task, TRAIN, optimizer=optax.sgd(0.5), epochs=2, batch_size=8, seeds=[3], devices=ONE_DEVICE, progress=False
-    )
+    result = FIT_ANY(task, TRAIN, optimizer=optax.sgd(0.5), epochs=2, seeds=[3])
     init_key, key = jax.random.split(jax.random.key(3))
     params = PLAIN.init(init_key, INPUTS[:1])["params"]
 
@@ -267,9 +266,7 @@ def test_evaluate_and_predict_do_not_depend_on_the_batch_size():
 
 def test_draws_with_replacement_fill_an_epoch():
     data = TRAIN._replace(draws=100)
-    result = jaxseq.fit(
-        make_task(PLAIN), data, optimizer=rmsprop(), epochs=1, batch_size=8, devices=ONE_DEVICE, progress=False
-    )
+    result = FIT_ANY(make_task(PLAIN), data, optimizer=rmsprop(), epochs=1)
     assert result.steps_per_epoch == 13 and int(result.state.step[0]) == 13
 
 
@@ -284,7 +281,7 @@ def test_weights_count_steps_and_leave_the_rest_out():
     histories = []
     for targets in (tags.astype(np.int32), spoiled):
         data = jaxseq.examples(INPUTS, targets, np.broadcast_to(mask, tags.shape))
-        result = jaxseq.fit(task, data, optimizer=rmsprop(), epochs=2, batch_size=8, devices=ONE_DEVICE, progress=False)
+        result = FIT_ANY(task, data, optimizer=rmsprop(), epochs=2)
         histories.append(result.history)
     assert histories[0] == histories[1]
 
@@ -295,15 +292,12 @@ def test_a_metric_of_another_shape_than_the_loss_has_its_own_weights():
     model, data = jaxseq.SequenceRegressor(jaxseq.GRU(4), outputs=3), jaxseq.examples(inputs, targets)
     worst = {"worst": lambda predictions, targets: jnp.abs(predictions - targets).max(-1)}
     runs = [
-        jaxseq.fit(
+        FIT_ANY(
             jaxseq.Task(model, losses.squared_error, metrics),
             data,
             data,
             optimizer=optax.sgd(0.1),
             epochs=2,
-            batch_size=8,
-            devices=ONE_DEVICE,
-            progress=False,
         )
         for metrics in ({}, worst)
     ]
@@ -322,14 +316,11 @@ def test_gradients_of_float16_are_divided_by_any_weight():
     ends = []
     for weight in (1.0, 16384.0):
         data = jaxseq.examples(inputs, 1e-3 * targets, np.full(8, weight, np.float32))
-        result = jaxseq.fit(
+        result = FIT_ANY(
             jaxseq.Task(model, losses.absolute_error),
             data,
             optimizer=optax.sgd(0.5),
             epochs=1,
-            batch_size=8,
-            devices=ONE_DEVICE,
-            progress=False,
             pretrained=lambda params: jax.tree.map(lambda leaf: 1e-2 * leaf, params),
         )
         ends.append(jaxseq.select(result.state.params, 0))
@@ -390,15 +381,12 @@ def test_more_epochs_do_not_compile_more():
 
     def count(epochs):
         traces.clear()
-        jaxseq.fit(
+        FIT_ANY(
             make_task(Counted()),
             TRAIN,
             VALIDATION,
             optimizer=rmsprop(),
             epochs=epochs,
-            batch_size=8,
-            devices=ONE_DEVICE,
-            progress=False,
         )
         return len(traces)
 
@@ -490,15 +478,12 @@ def test_a_directory_with_checkpoints_is_not_overwritten(tmp_path):
         FIT(optimizer=rmsprop(), epochs=1, seeds=2, directory=tmp_path, resume=True)
     other = jaxseq.examples(INPUTS[:37], 1 - TARGETS[:37])
     with pytest.raises(ValueError, match="data_checksum must be"):
-        jaxseq.fit(
+        FIT_ANY(
             make_task(),
             other,
             VALIDATION,
             optimizer=rmsprop(),
             epochs=2,
-            batch_size=8,
-            devices=ONE_DEVICE,
-            progress=False,
             directory=tmp_path,
             resume=True,
         )
