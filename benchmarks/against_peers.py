@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, choices in (("cells", measuring.CELLS), ("options", OPTIONS), ("ways", WAYS)):
         arguments.add_some_of(parser, name, choices)
     arguments.add_some_of(parser, "peers", [name for name in PEERS if name != OURS])
-    arguments.add_limit(parser, 60.0, 1)
+    arguments.add_limit(parser, 60.0)
     parser.add_argument(
         "--total",
         type=arguments.seconds,

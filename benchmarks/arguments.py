@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterable
 
+from benchmarks import measuring
 from experiments.arguments import positive
 
 
@@ -36,14 +37,14 @@ def add_positives(
     )
 
 
-def add_limit(parser: argparse.ArgumentParser, default: float, least_rounds: int) -> None:
+def add_limit(parser: argparse.ArgumentParser, default: float) -> None:
     """Adds `--limit`, after how long a case ends."""
     parser.add_argument(
         "--limit",
         type=seconds,
         default=default,
         metavar="SECONDS",
-        help=f"a case begins no new round of samples after so many, but always takes {least_rounds} "
+        help=f"a case begins no new round of samples after so many, but always takes {measuring.LEAST_ROUNDS} "
         "(default: %(default)g)",
     )
 

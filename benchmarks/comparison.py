@@ -130,7 +130,6 @@ def measure_work(
     placements: Mapping[str, int],
     repeats: int,
     seconds: float,
-    least_rounds: int = 1,
 ) -> dict[str, Any]:
     """Compiles, compares and times implementations on one piece of work.
 
@@ -140,8 +139,7 @@ def measure_work(
       ways: of WAYS.
       placements: how many devices each of PLACEMENTS takes.
       repeats: samples of each.
-      seconds: no new round of samples begins after so many,
-      least_rounds: but so many are always taken.
+      seconds: no new round of samples begins after so many, but `measuring.LEAST_ROUNDS` are always taken.
     Returns:
       {"loop_steps", "implementations"}: for each name {"cannot": why}, {"failed": what happened}, or for every way and
       placement compile_seconds, memory, difference and seconds.
@@ -173,7 +171,7 @@ def measure_work(
         steps = loop_steps(measuring.seconds_per_call(one_step, 1))
     measuring.progress("  timing")
     runs = {key: functools.partial(one.run, steps if key[1] == "loop" else 1) for key, one in compiled.items()}
-    timings = measuring.time_interleaved(runs, repeats, seconds=seconds, least_rounds=least_rounds)
+    timings = measuring.time_interleaved(runs, repeats, seconds=seconds)
     for (name, way, placement), timing in timings.items():
         found[name][way][placement]["seconds"] = timing.of_one(steps if way == "loop" else 1)._asdict()
     return {"loop_steps": steps, "implementations": measuring.rounded(found)}

@@ -34,7 +34,6 @@ SMOKE = {
     "repeats": 2,
     "devices": 1,
 }
-_LEAST_ROUNDS = 3  # or quartiles say nothing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_positives(parser, "batches", "B", (8, 32, 128))
     arguments.add_positives(parser, "features", "F", (32, 128))
     arguments.add_positives(parser, "hidden", "H", (8, 32, 128))
-    arguments.add_limit(parser, 3.0, _LEAST_ROUNDS)
+    arguments.add_limit(parser, 3.0)
     parser.set_defaults(devices="all")
 
 
@@ -76,7 +75,6 @@ def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
             placements=places,
             repeats=options.repeats,
             seconds=options.limit,
-            least_rounds=_LEAST_ROUNDS,
         )
         case = record.case(work._asdict(), measure_work)
         cases.append({**case, "picks": _picks(work, case["implementations"], options.ways, places)})

@@ -39,7 +39,6 @@ SMOKE = {
     "repeats": 2,
     "devices": 1,
 }
-_LEAST_ROUNDS = 3  # or quartiles say nothing
 
 
 class Work(NamedTuple):
@@ -70,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_positives(parser, "features", "F", (16, 64))
     arguments.add_positives(parser, "hidden", "H", (8, 32, 128))
     arguments.add_positives(parser, "lookups", "N", (4, 16), "T B over the rows of the table, V; ")
-    arguments.add_limit(parser, 2.0, _LEAST_ROUNDS)
+    arguments.add_limit(parser, 2.0)
     parser.set_defaults(devices="all")
 
 
@@ -185,7 +184,7 @@ def _measure_case(work: Work, places: Mapping[str, int], repeats: int, limit: fl
         calls[name, way, placement] = call
     steps = comparison.loop_steps(measuring.seconds_per_call(functools.partial(calls["rows", "loop", "one"], 1), 1))
     runs = {key: functools.partial(call, steps if key[1] == "loop" else 1) for key, call in calls.items()}
-    timings = measuring.time_interleaved(runs, repeats, seconds=limit, least_rounds=_LEAST_ROUNDS)
+    timings = measuring.time_interleaved(runs, repeats, seconds=limit)
     for (name, way, placement), timing in timings.items():
         found[name][way][placement]["seconds"] = timing.of_one(steps if way == "loop" else 1)._asdict()
     return {"loop_steps": steps, "implementations": measuring.rounded(found)}

@@ -44,6 +44,8 @@ NOTES = {
     "difference": "max|a - b| / max|b| against the first case, the greatest over all arrays",
 }
 
+LEAST_ROUNDS = 3  # of samples, however long they take: quartiles of fewer say nothing
+
 _orders = random.Random(0)
 _SECONDS_PER_SAMPLE = 0.05  # a shorter call is repeated within a sample, or one blip of a shared machine is a sample
 _SECONDS = ("median", "lower_quartile", "upper_quartile")
@@ -202,15 +204,14 @@ def check_equal(name: str, result: Any, reference: Any) -> float:
 
 
 def time_interleaved(
-    runs: Mapping[Any, Callable[[], Any]], repeats: int, *, seconds: float = math.inf, least_rounds: int = 3
+    runs: Mapping[Any, Callable[[], Any]], repeats: int, *, seconds: float = math.inf
 ) -> dict[Any, Timing]:
     """Times functions side by side: every round takes one sample of each.
 
     Args:
       runs: functions of no arguments, each called before, to be warm.
       repeats: rounds.
-      seconds: no new round begins after so many.
-      least_rounds: run in any case, unless `repeats` is less.
+      seconds: no new round begins after so many, once there are LEAST_ROUNDS.
     Returns:
       One timing for each function.
     """
@@ -218,7 +219,7 @@ def time_interleaved(
     samples: dict[Any, list[float]] = {name: [] for name in runs}
     start = time.perf_counter()
     for number in range(repeats):
-        if number >= least_rounds and time.perf_counter() - start > seconds:
+        if number >= LEAST_ROUNDS and time.perf_counter() - start > seconds:
             break
         for name in in_any_order(runs):
             once = seconds_per_call(runs[name], calls[name])

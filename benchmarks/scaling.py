@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--points", type=positive, default=5, metavar="N", help="sizes on the way, both ends in (default: %(default)s)"
     )
-    arguments.add_limit(parser, 60.0, 1)
+    arguments.add_limit(parser, 60.0)
 
 
 def measure(options: argparse.Namespace, record: Record) -> dict[str, Any]:
