@@ -15,9 +15,14 @@ from jaxseq.cells.products import summed_gates
 Implementation = Literal["scan", "joint", "hoisted", "deferred", "tabulated", "unrolled", "fused"]
 IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred", "tabulated", "unrolled", "fused")
 _WIDE = 12  # F / H or F / B from which one product of all inputs, before the loop, was measured to pay on a CPU
-_FEW, _SOME, _MANY = 8, 16, 32  # B up to which deferring pays: always, without masks, for large F + H
+_FEW, _SOME = 8, 16  # B up to which deferring pays: always; without masks, or on one of several devices
+_ROWS, _LARGE = (
+    8,
+    512,
+)  # (F + H) / B, and F + H, from which it pays too; that of several devices, of which hoisting does
 _GATES, _LEAST_GATES = 2048, 1024  # numbers of a step's gates, B G H, up to which it pays too; beside "joint"
-_JOINED_GATES, _JOINED = 2**13, 128  # and up to which "joint" pays on one device, with B; for H of 16 always
+_MANY = 32  # B up to which hoisting pays on one device
+_JOINED_GATES, _JOINED = 2**13, 128  # B G H and B up to which "joint" pays on one device; for H of 16 always
 _LOOKUPS = 3  # in a table for each of its rows, from which projecting the table pays
 _GATES_UNKNOWN = 4  # of a cell that does not say
 
@@ -190,18 +195,17 @@ def _differentiated_on_a_cpu(
         otherwise = _JOINT if joint_products == 1 and features + hidden <= 64 and fits else _SCAN
     many = batch * features > 4096  # of a step's inputs: the product of all steps' reads them from memory
     most = _LEAST_GATES if many or otherwise in (_JOINT, _JOINT_MASKED) else _GATES
-    if batch <= _FEW or numbers <= most:
+    if batch <= _FEW or numbers <= most or (batch <= _SOME and (sharded or not masked)):
         return _DEFERRED
-    if not masked and batch <= _SOME and (not sharded or features + hidden >= 12 * batch):
+    rows = features + hidden  # of all weights
+    if rows >= _ROWS * batch and rows >= _LARGE:
         return _DEFERRED
+    if sharded:
+        return _HOISTED if rows >= _ROWS * batch else otherwise
     wide = features >= 4 * hidden and numbers <= 2**14
     wide |= not masked and features >= _WIDE * min(hidden, batch)
-    if not sharded and (wide or (joint_products is None and batch <= _MANY and features >= hidden)):
-        return _HOISTED
-    large = features + hidden >= (32 if sharded else 4) * batch
-    if not masked and batch <= _MANY and large and hidden <= max(2 * features, min(4 * features, 128)):
-        return _DEFERRED
-    return otherwise
+    few = batch <= _MANY and (rows >= 128 or (joint_products is None and features >= hidden))
+    return _HOISTED if wide or few else otherwise
 
 
 def _is_small(features: int, batch: float, hidden: int) -> bool:

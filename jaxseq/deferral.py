@@ -13,15 +13,14 @@ step, or inside a `jit` or a loop of its own, is differentiated as ever.
 
 import functools
 import itertools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxseq.cells.products import product, products_through
+from jaxseq.flat import flat_product
 from jaxseq.invariants import with_weights_cut
-from jaxseq.lookup import lies_sharded
 from jaxseq.residuals import economical
 from jaxseq.step_products import Body, StepProduct, find_constant, find_products
 
@@ -84,23 +83,10 @@ def _scan_jvp(body: Body, reverse: bool, unroll: int, primals: Any, tangents: An
     taps = [jnp.broadcast_to(jnp.zeros_like(one.result), (length, *one.result.shape)) for one in products]
     result, linear, values = jax.linearize(run, constants, state, steps, taps, has_aux=True)
     taps_dot = [
-        _whole_product(value, change.weights, one.mask)
+        flat_product(value, change.weights, one.mask)
         for value, change, one in zip(values, changes, products, strict=True)
     ]
     return result, linear(*tangents, taps_dot)
-
-
-def _whole_product(values: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """`product` of all steps at once, values [T, B, H]: one flat product where nothing is masked.
-
-    Flat, because its transpose, a sum over [T, B], takes three times as long on a CPU where those are two axes. But
-    axes that are sharded explicitly do not become one.
-    """
-    if mask is not None or lies_sharded(values):
-        return product(values, weights, mask)
-    *leading, size = values.shape
-    flat = product(values.reshape(math.prod(leading), size), weights, None)
-    return flat.reshape(*leading, weights.shape[-1])
 
 
 @jax.custom_jvp

@@ -9,7 +9,7 @@ holds of one sequence [T, F] and of any further batch axes too.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -21,6 +21,7 @@ from jaxseq.calls import Call, Step, check_flags, check_state, look_up_later, or
 from jaxseq.cells import DropoutMasks
 from jaxseq.cells.products import summed_gates
 from jaxseq.choice import Choice, Implementation, choose, platform
+from jaxseq.flat import project_all
 from jaxseq.forward import differentiated_as, join_gates, part_gates
 from jaxseq.invariants import with_weights_cut
 from jaxseq.lookup import Lookup, checked, lies_sharded, rows_of
@@ -441,7 +442,8 @@ def _run(
             constants = constants._replace(table=None)
     length, batch_shape = steps.inputs.shape[0], steps.inputs.shape[1:-1]
     is_hoisted = implementation in ("hoisted", "deferred", "fused") or (implementation == "tabulated" and gates_apart)
-    drives = jax.tree.leaves(jax.eval_shape(functools.partial(_drive, cell), constants, steps)) if is_hoisted else []
+    all_drives = functools.partial(_drive, functools.partial(project_all, cell))
+    drives = jax.tree.leaves(jax.eval_shape(all_drives, constants, steps)) if is_hoisted else []
     is_hoisted = bool(drives)  # of a cell that takes nothing from its inputs it is these that count the steps
     gates = getattr(cell, "gates", 1) if gates_apart and is_hoisted else 1
 
@@ -452,7 +454,7 @@ def _run(
 
     def run(state: Any, steps: Step) -> tuple[Any, Any]:
         if is_hoisted:
-            drive = _drive(cell, constants, steps)
+            drive = all_drives(constants, steps)
             steps = steps._replace(inputs=drive if gates == 1 else part_gates(drive, gates))
         if implementation == "joint" and length:
             sums: Any = summed_gates(cell)  # a cell without them was refused above
@@ -515,7 +517,7 @@ def _advance(cell: Cell, call: Call, state: Any, step: Step, *, project: bool) -
     """One step of any call: reset, project, step, hold."""
     if step.reset is not None:
         state = where(step.reset, call.initial_state, state)
-    drive = _drive(cell, call, step) if project else step.inputs
+    drive = _drive(cell.project, call, step) if project else step.inputs
     new_state, output = cell.step(call.params, state, drive, call.dropout_masks)
     check_state(f"the state that {type(cell).__name__}.step returns", new_state, state, dtypes=True)
     if step.mask is not None:
@@ -524,11 +526,11 @@ def _advance(cell: Cell, call: Call, state: Any, step: Step, *, project: bool) -
     return new_state, output
 
 
-def _drive(cell: Cell, call: Call, step: Step) -> Any:
-    """The drive of one step, or of all."""
+def _drive(project: Callable[..., Any], call: Call, step: Step) -> Any:
+    """The drive of one step, by the cell's `project`, or of all, by `project_all`."""
     if call.table is not None:
         return rows_of(call.table, step.inputs)
-    return cell.project(call.params, step.real_inputs, call.dropout_masks)
+    return project(call.params, step.real_inputs, call.dropout_masks)
 
 
 def _python_loop(body: Any, state: Any, steps: Step, reverse: bool) -> tuple[Any, Any]:

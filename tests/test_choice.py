@@ -19,32 +19,31 @@ def test_explain_says_what_scan_takes():
 BY_ITSELF = [  # H, the inputs' shape, what an LSTM takes forward and differentiated, and on one of several devices
     (32, (T, 129, 383), "scan scan scan scan"),
     (32, (T, 129, 384), "hoisted hoisted scan scan"),  # F is 12 H
-    (256, (T, 33, 395), "scan scan scan scan"),
-    (256, (T, 33, 396), "hoisted hoisted scan scan"),  # F is 12 B
+    (100, (T, 33, 395), "hoisted scan scan hoisted"),  # B H is below 4096
+    (100, (T, 33, 396), "hoisted hoisted scan hoisted"),  # F is 12 B
+    (256, (T, 64, 255), "scan scan scan scan"),
+    (256, (T, 64, 256), "scan deferred scan deferred"),  # F + H is 512, and 8 B
+    (256, (T, 65, 263), "scan scan scan scan"),
+    (256, (T, 65, 264), "scan deferred scan deferred"),  # F + H is 8 B
     (32, (T, 128, 127), "scan scan scan scan"),
     (32, (T, 128, 128), "hoisted hoisted scan scan"),  # F is 4 H, B H 4096, B G H 2¹⁴
     (32, (T, 129, 128), "scan scan scan scan"),
     (32, (T, 32, 95), "scan scan scan scan"),
-    (32, (T, 32, 96), "scan deferred scan scan"),  # F + H is 4 B
-    (128, (T, 32, 31), "scan scan scan scan"),
-    (128, (T, 32, 32), "scan deferred scan scan"),  # and F a quarter of H
-    (128, (T, 33, 32), "scan scan scan scan"),  # B is above 32
+    (32, (T, 32, 96), "scan hoisted scan scan"),  # F + H is 128, B 32
+    (32, (T, 33, 96), "scan scan scan scan"),
+    (128, (T, 32, 127), "scan hoisted scan scan"),
+    (128, (T, 32, 128), "hoisted hoisted scan hoisted"),  # F + H is 8 B; F is 4 B, B H 4096
     (32, (T, 32, 128), "hoisted hoisted scan scan"),  # F is 4 B and 4 H, B 32
     (32, (T, 33, 128), "hoisted hoisted scan scan"),
-    (129, (T, 32, 64), "scan scan scan scan"),
-    (129, (T, 32, 65), "scan deferred scan scan"),  # or half of H
-    (644, (T, 32, 380), "scan deferred scan deferred"),  # F + H is 32 B
-    (644, (T, 32, 379), "scan deferred scan scan"),
-    (32, (T, 16, 32), "joint deferred joint joint"),  # F + H is 64, B H 512
+    (32, (T, 16, 32), "joint deferred joint deferred"),  # F + H is 64, B H 512, B 16
     (32, (T, 17, 32), "scan joint scan joint"),
     (32, (T, 64, 32), "scan joint scan joint"),  # B G H is 2¹³
     (32, (T, 65, 32), "scan scan scan joint"),
     (16, (T, 999, 32), "scan joint scan joint"),
     (17, (T, 999, 32), "scan scan scan joint"),
     (32, (T, 17, 33), "scan scan scan scan"),
-    (33, (T, 16, 32), "scan deferred scan scan"),  # B is 16
-    (132, (T, 16, 59), "scan deferred scan scan"),
-    (132, (T, 16, 60), "scan deferred scan deferred"),  # F + H is 12 B
+    (33, (T, 16, 32), "scan deferred scan deferred"),  # B is 16
+    (33, (T, 17, 32), "scan scan scan scan"),
     (8, (T, 32, 16), "joint deferred joint deferred"),  # B G H is 1024
     (8, (T, 33, 16), "joint joint joint joint"),
     (8, (T, 64, 57), "hoisted deferred scan deferred"),  # F + H is 65, B G H 2048
@@ -53,10 +52,8 @@ BY_ITSELF = [  # H, the inputs' shape, what an LSTM takes forward and differenti
     (8, (T, 64, 65), "hoisted hoisted scan scan"),
     (8, (T, 32, 57), "hoisted deferred hoisted deferred"),  # B H is 256
     (8, (T, 33, 57), "hoisted deferred scan deferred"),
-    (63, (T, 8, 14), "scan deferred scan deferred"),  # B is 8
-    (63, (T, 9, 14), "scan deferred scan scan"),
-    (64, (T, 2, 2, 14), "scan deferred scan deferred"),  # every batch axis counts
-    (64, (T, 3, 3, 14), "scan deferred scan scan"),
+    (64, (T, 4, 4, 14), "scan deferred scan deferred"),  # every batch axis counts
+    (64, (T, 4, 5, 14), "scan scan scan scan"),
     (64, (T, 1, 16), "hoisted deferred hoisted deferred"),
     (512, (T, 14), "scan scan scan scan"),  # how many sequences a vmap runs beside this one is unknown
     (8, (T, 96), "hoisted hoisted scan scan"),
@@ -66,7 +63,9 @@ BY_ITSELF = [  # H, the inputs' shape, what an LSTM takes forward and differenti
 MASKED_BY_ITSELF = [  # the same with a mask for each gate, of inputs and state
     (32, (T, 129, 384), "joint scan joint scan"),
     (32, (T, 128, 384), "joint hoisted joint scan"),  # F is above 4 H, B G H 2¹⁴
-    (32, (T, 32, 127), "joint scan joint scan"),
+    (32, (T, 32, 127), "joint hoisted joint scan"),  # F + H is above 128
+    (128, (T, 32, 128), "joint hoisted joint hoisted"),  # F + H is 8 B
+    (256, (T, 64, 256), "joint deferred joint deferred"),  # and 512
     (32, (T, 32, 128), "hoisted hoisted joint scan"),  # F is 4 B and 4 H, B 32
     (32, (T, 33, 128), "joint hoisted joint scan"),
     (32, (T, 128, 96), "joint joint joint joint"),  # F + H is 128
@@ -79,8 +78,9 @@ MASKED_BY_ITSELF = [  # the same with a mask for each gate, of inputs and state
     (32, (T, 8, 128), "hoisted deferred hoisted deferred"),  # F is 4 H, B 8
     (32, (T, 9, 128), "hoisted deferred joint deferred"),
     (512, (T, 8, 14), "joint deferred joint deferred"),  # B is 8
-    (64, (T, 9, 14), "joint joint joint joint"),
-    (64, (T, 3, 3, 14), "joint joint joint joint"),
+    (64, (T, 9, 14), "joint joint joint deferred"),
+    (64, (T, 4, 4, 14), "joint joint joint deferred"),  # B is 16
+    (64, (T, 4, 5, 14), "joint joint joint joint"),
     (512, (T, 14), "joint scan joint scan"),
     (32, (T, 32), "joint joint joint joint"),
     (64, (T, 0, 11), "scan scan scan scan"),
@@ -126,8 +126,10 @@ def test_a_masked_cell_of_one_gate_is_joined_forward_where_all_is_small():
         (16, (T, 64, 64), "hoisted hoisted hoisted scan", "hoisted hoisted scan scan"),  # F is 4 H
         (17, (T, 64, 64), "hoisted scan scan scan", "hoisted scan scan scan"),
         (8, (T, 64, 16), "hoisted deferred hoisted deferred", "hoisted deferred hoisted deferred"),  # B H is 512
-        (128, (T, 129, 1536), "hoisted hoisted scan scan", "scan scan scan scan"),  # F is 12 H
-        (128, (T, 129, 1535), "scan scan scan scan", "scan scan scan scan"),
+        (128, (T, 129, 904), "scan deferred scan deferred", "scan deferred scan deferred"),  # F + H is 8 B
+        (128, (T, 129, 903), "scan scan scan scan", "scan scan scan scan"),
+        (32, (T, 171, 384), "hoisted hoisted scan scan", "scan scan scan scan"),  # F is 12 H
+        (32, (T, 171, 383), "scan scan scan scan", "scan scan scan scan"),
     ],
 )
 def test_what_cannot_be_joined_is_hoisted_or_left_as_it_is(hidden, shape, plain, masked):

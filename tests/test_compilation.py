@@ -47,6 +47,15 @@ def count_dots(jaxpr, shape=None, *, loops=True):
     return count_equations(jaxpr, "dot_general", shape, loops=loops)
 
 
+def products_outside_loops(jaxpr):
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        elif equation.primitive.name != "scan":
+            for inner in inner_jaxprs(equation):
+                yield from products_outside_loops(inner)
+
+
 def loop_bodies(jaxpr):
     bodies = []
     for equation in jaxpr.eqns:
@@ -105,6 +114,32 @@ def test_one_product_for_each_weight_gradient_of_a_whole_batch(name):
             by_w_input = cell.gates * cell.hidden_size, F
             assert count_dots(body, by_w_input) == (not hoisted)
             assert count_dots(jaxpr, by_w_input, loops=False) == hoisted
+
+
+class WithoutGateProduct(MinimalGatedUnit):
+    def project(self, params, inputs, masks):
+        return inputs @ params.w_input + params.bias
+
+
+@pytest.mark.parametrize("implementation", ["hoisted", "deferred"])
+@pytest.mark.parametrize(
+    ("cell", "dropout"),
+    [(cell, dropout) for cell in CELLS.values() for dropout in (0.0, 0.5)] + [(WithoutGateProduct(5), 0.0)],
+)
+def test_no_product_of_all_steps_sums_over_two_axes(cell, dropout, implementation):
+    """On a CPU XLA takes several times as long for one that does."""
+    params, inputs, masks = random_params(cell, F, dtype="float32"), jnp.ones((T, B, F)), None
+    if dropout:
+        masks = jaxseq.dropout_masks(jax.random.key(0), cell, F, (B,), dropout=dropout, recurrent_dropout=dropout)
+
+    def loss(params, inputs):
+        return jaxseq.scan(cell, params, inputs, dropout_masks=masks, implementation=implementation)[1].sum()
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(params, inputs).jaxpr
+    products = list(products_outside_loops(jaxpr))
+    assert len(products) >= 3  # the drive, and its gradients by the weights and the inputs
+    assert all(len(axes) == 1 for one in products for axes in one.params["dimension_numbers"][0])
 
 
 @pytest.mark.parametrize("implementation", ["scan", "joint"])

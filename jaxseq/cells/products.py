@@ -86,12 +86,18 @@ def _check_mask(mask: Any, shape: tuple[int, ...], width: int) -> None:
         raise ValueError(f"mask must have shape [G, ...] where G divides {width} and ... is {shape}, got {mask.shape}")
 
 
-def product(values: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """The product itself: see `gate_product`."""
+def product(
+    values: jax.Array,
+    weights: jax.Array,
+    mask: jax.Array | None,
+    *,
+    matmul: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul,
+) -> jax.Array:
+    """The product itself, or products, each by `matmul`: see `gate_product`."""
     if mask is None:
-        return values @ weights
+        return matmul(values, weights)
     parts = jnp.split(weights, mask.shape[0], axis=-1)
-    return jnp.concatenate([(values * mask[gate]) @ part for gate, part in enumerate(parts)], axis=-1)
+    return jnp.concatenate([matmul(values * mask[gate], part) for gate, part in enumerate(parts)], axis=-1)
 
 
 def summed_gates(cell: Any) -> tuple[int, ...] | None:
