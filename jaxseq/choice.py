@@ -1,6 +1,7 @@
 """Which implementation of a recurrence a call takes, by rules that were measured.
 
-How they fare is in benchmarks/results/implementations.md, which `python -m benchmarks implementations` wrote.
+How they fare is in benchmarks/results/implementations.md and implementations_forward.md, which `python -m benchmarks
+implementations` wrote.
 """
 
 import functools
