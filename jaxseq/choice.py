@@ -17,10 +17,8 @@ Implementation = Literal["scan", "joint", "hoisted", "deferred", "tabulated", "u
 IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred", "tabulated", "unrolled", "fused")
 _WIDE = 12  # F / H or F / B from which one product of all inputs, before the loop, was measured to pay on a CPU
 _FEW, _SOME = 8, 16  # B up to which deferring pays: always; without masks, or on one of several devices
-_ROWS, _LARGE = (
-    8,
-    512,
-)  # (F + H) / B, and F + H, from which it pays too; that of several devices, of which hoisting does
+_ROWS = 8  # (F + H) / B from which hoisting pays on one of several devices,
+_LARGE = 512  # and deferring everywhere, if F + H is so much
 _GATES, _LEAST_GATES = 2048, 1024  # numbers of a step's gates, B G H, up to which it pays too; beside "joint"
 _MANY = 32  # B up to which hoisting pays on one device
 _JOINED_GATES, _JOINED = 2**13, 128  # B G H and B up to which "joint" pays on one device; for H of 16 always

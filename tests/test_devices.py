@@ -126,6 +126,7 @@ def gradient_of_a_shard_map(mesh, function, params, *of_batch):
     ("name", "options"),
     [
         *[("lstm", {"implementation": one}) for one in ("scan", "joint", "hoisted", "deferred")],
+        *[("gru", {"implementation": one, "dropout": 0.5}) for one in ("scan", "joint", "hoisted", "deferred")],
         *[(name, {}) for name in CELLS],
         ("gru", {"remat": True, "reverse": True}),
     ],
@@ -136,15 +137,21 @@ def test_a_scan_over_a_mesh_of_the_users_is_one_devices(name, options, gradient,
     cell, rng = CELLS[name], np.random.default_rng(1)
     params = random_params(cell, 3, dtype="float32")
     inputs = jnp.asarray(rng.normal(size=(101, 4, 3)), jnp.float32)
-    flags = jnp.asarray(rng.random((101, 4)) < 0.7), jnp.asarray(rng.random((101, 4)) < 0.1)
+    of_batch = [inputs, jnp.asarray(rng.random((101, 4)) < 0.7), jnp.asarray(rng.random((101, 4)) < 0.1)]
+    options = dict(options)
+    dropout = options.pop("dropout", 0.0)
+    if dropout:
+        key = jax.random.key(1)
+        of_batch.append(jaxseq.dropout_masks(key, cell, 3, (4,), dropout=dropout, recurrent_dropout=dropout))
 
-    def loss(params, inputs, mask, resets):
-        state, outputs = jaxseq.scan(cell, params, inputs, mask=mask, resets=resets, **options)
+    def loss(params, inputs, mask, resets, dropout_masks=None):
+        flags = {"mask": mask, "resets": resets}
+        state, outputs = jaxseq.scan(cell, params, inputs, dropout_masks=dropout_masks, **flags, **options)
         return jnp.sum(jnp.sin(outputs)) + jnp.sum(jaxseq.state_output(cell, params, state) ** 2)
 
-    whole = jax.jit(jax.grad(loss))(params, inputs, *flags)
+    whole = jax.jit(jax.grad(loss))(params, *of_batch)
     mesh = jax.make_mesh((2,), ("batch",), devices=first_devices(2))
-    check_agree(gradient(mesh, loss, params, inputs, *flags), whole)
+    check_agree(gradient(mesh, loss, params, *of_batch), whole)
 
 
 @pytest.mark.parametrize("gradient", [gradient_on_an_explicit_mesh, gradient_of_a_shard_map])
