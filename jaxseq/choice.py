@@ -197,10 +197,11 @@ def _differentiated_on_a_cpu(
     if batch <= _FEW or numbers <= most or (batch <= _SOME and (sharded or not masked)):
         return _DEFERRED
     rows = features + hidden  # of all weights
-    if rows >= _ROWS * batch and rows >= _LARGE:
+    outnumber = rows >= _ROWS * batch
+    if outnumber and rows >= _LARGE:
         return _DEFERRED
     if sharded:
-        return _HOISTED if rows >= _ROWS * batch else otherwise
+        return _HOISTED if outnumber else otherwise
     wide = features >= 4 * hidden and numbers <= 2**14
     wide |= not masked and features >= _WIDE * min(hidden, batch)
     few = batch <= _MANY and (rows >= 128 or (joint_products is None and features >= hidden))

@@ -31,29 +31,24 @@ def inner_jaxprs(equation):
             yield value
 
 
-def count_equations(jaxpr, primitive, shape=None, *, loops=True):
-    """Equations of a primitive, of one output shape or of any, loop bodies counted once or not at all."""
-    count = 0
+def find_equations(jaxpr, primitive, *, loops=True):
+    """Equations of a primitive, those of loop bodies once or not at all."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == primitive:
-            count += shape is None or sorted(equation.outvars[0].aval.shape) == sorted(shape)
+            yield equation
         elif loops or equation.primitive.name != "scan":
-            inner = inner_jaxprs(equation)
-            count += sum(count_equations(one, primitive, shape, loops=loops) for one in inner)
-    return count
+            for inner in inner_jaxprs(equation):
+                yield from find_equations(inner, primitive, loops=loops)
+
+
+def count_equations(jaxpr, primitive, shape=None, *, loops=True):
+    """How many there are, of one output shape or of any."""
+    found = find_equations(jaxpr, primitive, loops=loops)
+    return sum(shape is None or sorted(one.outvars[0].aval.shape) == sorted(shape) for one in found)
 
 
 def count_dots(jaxpr, shape=None, *, loops=True):
     return count_equations(jaxpr, "dot_general", shape, loops=loops)
-
-
-def products_outside_loops(jaxpr):
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation
-        elif equation.primitive.name != "scan":
-            for inner in inner_jaxprs(equation):
-                yield from products_outside_loops(inner)
 
 
 def loop_bodies(jaxpr):
@@ -137,7 +132,7 @@ def test_no_product_of_all_steps_sums_over_two_axes(cell, dropout, implementatio
 
     with jax.default_device(jax.devices("cpu")[0]):
         jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(params, inputs).jaxpr
-    products = list(products_outside_loops(jaxpr))
+    products = list(find_equations(jaxpr, "dot_general", loops=False))
     assert len(products) >= 3  # the drive, and its gradients by the weights and the inputs
     assert all(len(axes) == 1 for one in products for axes in one.params["dimension_numbers"][0])
 
