@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxseq.cells.products import DropoutMasks, product, products_through
 from jaxseq.choice import platform
@@ -27,13 +28,15 @@ def project_all(cell: Any, params: Any, inputs: jax.Array, masks: DropoutMasks |
     return jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), drive)
 
 
-def _flat_matmul(values: jax.Array, weights: jax.Array) -> jax.Array:
+def flat_matmul(values: jax.Array, weights: jax.Array, **settings: Any) -> jax.Array:
+    """`jnp.matmul` of values [..., F] and weights [F, H]."""
     if not _should_be_flat(values):
-        return values @ weights
-    return (_rows(values) @ weights).reshape(*values.shape[:-1], weights.shape[-1])
+        return jnp.matmul(values, weights, **settings)
+    products = jnp.matmul(_rows(values), weights, **settings)
+    return products.reshape(*values.shape[:-1], weights.shape[-1])
 
 
-flat_product = functools.partial(product, matmul=_flat_matmul)  # of values [T, ..., F]
+flat_product = functools.partial(product, matmul=flat_matmul)  # of values [T, ..., F]
 
 
 def _should_be_flat(values: jax.Array) -> bool:

@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jaxseq import arguments, attention
 from jaxseq.calls import check_flags
 from jaxseq.choice import Implementation
+from jaxseq.flat import flat_matmul
 from jaxseq.lookup import Lookup, checked
 from jaxseq.masks import dropout_masks
 from jaxseq.recurrence import MERGES, Cell, merge_outputs, scan, state_output
@@ -31,8 +32,13 @@ def keras_embedding(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.flo
 
 
 def Dense(features: int, **settings: Any) -> nn.Dense:
-    """Flax's `Dense` with Keras' initialiser, Glorot uniform."""
-    return nn.Dense(features, **{"kernel_init": _glorot_uniform, **settings})
+    """Flax's `Dense` with Keras' initialiser, Glorot uniform; on a CPU over all of a batch's steps as rows."""
+    return nn.Dense(features, **{"kernel_init": _glorot_uniform, "dot_general": _multiply_rows, **settings})
+
+
+def _multiply_rows(inputs: jax.Array, kernel: jax.Array, dimensions: Any, **settings: Any) -> jax.Array:
+    del dimensions  # Dense's: the last of the inputs' and the first of the kernel's
+    return flat_matmul(inputs, kernel, **settings)
 
 
 def Conv1D(features: int, width: int, **settings: Any) -> nn.Conv:
@@ -58,7 +64,7 @@ def _convolve(inputs: jax.Array, kernel: jax.Array, strides: Sequence[int], padd
     if jax.default_backend() != "cpu" or not plain or not len(inputs) or inputs.shape[1] + sum(pads) <= span:
         return jax.lax.conv_general_dilated(inputs, kernel, strides, padding, **settings)
 
-    multiply = functools.partial(jnp.matmul, precision=settings["precision"])
+    multiply = functools.partial(flat_matmul, precision=settings["precision"])
     inputs = jnp.pad(inputs, ((0, 0), pads, (0, 0)))
     batch, steps, size = inputs.shape
     starts = range(0, span + 1, dilation)
