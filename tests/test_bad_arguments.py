@@ -19,6 +19,7 @@ from jaxseq.vocabulary import Vocabulary
 from jaxseq.word_vectors import WordVectors, embedding_matrix, nearest, read_word_vectors
 from tests.examples import MinimalGatedUnit, random_params
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 T, B, F, H = 4, 2, 2, 3
 NAN, INF, HUGE = float("nan"), float("inf"), 10**40  # no int32, nor a C long
 NO_SIZES = [0, -1, 1.5, "2", None, NAN, True, HUGE, -(10**5000), [3], jnp.ones(2)]  # for an integer of at least 1

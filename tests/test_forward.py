@@ -12,7 +12,7 @@ import pytest
 import jaxseq
 from tests.examples import CELLS, F, T, assert_close, situation
 
-pytestmark = pytest.mark.usefixtures("strict_promotion", "x64")
+pytestmark = pytest.mark.usefixtures("strict_promotion", "x64", "compiled_quickly")
 TOLERANCE = 1e-12
 RNG = np.random.default_rng(7)
 

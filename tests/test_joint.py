@@ -25,7 +25,7 @@ from tests.examples import (
 )
 from tests.test_compilation import RECURRENT_PRODUCTS, count_dots, loop_bodies
 
-pytestmark = pytest.mark.usefixtures("strict_promotion", "x64")
+pytestmark = pytest.mark.usefixtures("strict_promotion", "x64", "compiled_quickly")
 TOLERANCE = 1e-12
 JOINING = [name for name, cell in CELLS.items() if summed_gates(cell)]
 every_cell = pytest.mark.parametrize("name", JOINING)

@@ -17,6 +17,7 @@ TOKENS = np.array([[1, 6, 1], [0, 0, 2], [5, 6, 1], [2, 1, 3], [0, 3, 6]])  # of
 TOLERANCE = 1e-12
 KEY = jax.random.key(0)
 every_cell = pytest.mark.parametrize("name", CELLS)
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def table(dtype="float64"):

@@ -8,7 +8,7 @@ import pytest
 import jaxseq
 from tests.examples import CELLS, random_params, wrapped
 
-pytestmark = pytest.mark.usefixtures("strict_promotion")
+pytestmark = pytest.mark.usefixtures("strict_promotion", "compiled_quickly")
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64])

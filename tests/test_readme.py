@@ -11,6 +11,7 @@ import pytest
 import jaxseq
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 

@@ -29,7 +29,7 @@ from tests.examples import (
     situation,
 )
 
-pytestmark = pytest.mark.usefixtures("strict_promotion", "x64")
+pytestmark = pytest.mark.usefixtures("strict_promotion", "x64", "compiled_quickly")
 every_cell = pytest.mark.parametrize("name", CELLS)
 both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 TOLERANCE = 1e-12
