@@ -11,7 +11,7 @@ import pytest
 import jaxseq
 from tests.examples import B, F, T, assert_close
 
-pytestmark = pytest.mark.usefixtures("strict_promotion", "x64")
+pytestmark = pytest.mark.usefixtures("strict_promotion", "x64", "compiled_quickly")
 
 
 @dataclasses.dataclass(frozen=True)
