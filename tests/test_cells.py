@@ -264,31 +264,31 @@ IMPLEMENTATIONS = ("scan", "hoisted", "deferred", "unrolled")
 @every_class
 def test_dtypes(cell_class, dtype, param_dtype, inputs, computed, x64):
     cell = cell_class(4, dtype=dtype, param_dtype=param_dtype)
-    # A state that is learned is read before the loop, of whatever implementation.
-    runs = [(jaxseq.LearnedState(cell), "hoisted")]
-    runs += [(cell, one) for one in (*IMPLEMENTATIONS, *(("joint",) if summed_gates(cell) else ()))]
-    for cell, implementation in runs:
+    for wrapper in (cell, jaxseq.LearnedState(cell)):
+        for implementation in (*IMPLEMENTATIONS, *(("joint",) if summed_gates(cell) else ())):
 
-        def back(key, values, cell=cell, implementation=implementation):
-            params = cell.init(key, 3)
-            masks = jaxseq.dropout_masks(key, cell, 3, (2,), dropout=0.5, recurrent_dropout=0.5)
-            flags = {"mask": jnp.ones((3, 2), bool), "resets": jnp.ones((3, 2), bool)}
+            def back(key, values, wrapper=wrapper, implementation=implementation):
+                params = wrapper.init(key, 3)
+                masks = jaxseq.dropout_masks(key, wrapper, 3, (2,), dropout=0.5, recurrent_dropout=0.5)
+                flags = {"mask": jnp.ones((3, 2), bool), "resets": jnp.ones((3, 2), bool)}
 
-            def run(params, values):
-                return jaxseq.scan(cell, params, values, dropout_masks=masks, implementation=implementation, **flags)
+                def run(params, values):
+                    return jaxseq.scan(
+                        wrapper, params, values, dropout_masks=masks, implementation=implementation, **flags
+                    )
 
-            results, pull_back = jax.vjp(run, params, values)
-            again = jaxseq.step(cell, params, results[0], values[0])  # the state comes back as it is
-            return results, again, pull_back(results)
+                results, pull_back = jax.vjp(run, params, values)
+                again = jaxseq.step(wrapper, params, results[0], values[0])  # the state comes back as it is
+                return results, again, pull_back(results)
 
-        # Under strict promotion mixing inputs and parameters raises, as everywhere in JAX.
-        mixed = dtype is None and inputs != param_dtype
-        with jax.numpy_dtype_promotion("standard" if mixed else "strict"):
-            shapes = jax.eval_shape(back, jax.random.key(0), jax.ShapeDtypeStruct((3, 2, 3), inputs))
-        results, again, (d_params, d_inputs) = shapes
-        assert {leaf.dtype.name for leaf in jax.tree.leaves((results, again))} == {computed}
-        assert {leaf.dtype.name for leaf in jax.tree.leaves(d_params)} == {param_dtype}
-        assert d_inputs.dtype.name == inputs
+            # Under strict promotion mixing inputs and parameters raises, as everywhere in JAX.
+            mixed = dtype is None and inputs != param_dtype
+            with jax.numpy_dtype_promotion("standard" if mixed else "strict"):
+                shapes = jax.eval_shape(back, jax.random.key(0), jax.ShapeDtypeStruct((3, 2, 3), inputs))
+            results, again, (d_params, d_inputs) = shapes
+            assert {leaf.dtype.name for leaf in jax.tree.leaves((results, again))} == {computed}
+            assert {leaf.dtype.name for leaf in jax.tree.leaves(d_params)} == {param_dtype}
+            assert d_inputs.dtype.name == inputs
 
 
 @every_class

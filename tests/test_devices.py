@@ -123,23 +123,21 @@ def gradient_of_a_shard_map(mesh, function, params, *of_batch):
 
 @pytest.mark.parametrize("gradient", [gradient_on_an_explicit_mesh, gradient_of_a_shard_map])
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "dropout", "options"),
     [
-        *[("lstm", {"implementation": one}) for one in ("scan", "joint", "hoisted", "deferred")],
-        *[("gru", {"implementation": one, "dropout": 0.5}) for one in ("scan", "joint", "hoisted", "deferred")],
-        *[(name, {}) for name in CELLS],
-        ("gru", {"remat": True, "reverse": True}),
+        *[("lstm", 0.0, {"implementation": one}) for one in ("scan", "joint", "hoisted", "deferred")],
+        *[("gru", 0.5, {"implementation": one}) for one in ("scan", "joint", "hoisted", "deferred")],
+        *[(name, 0.0, {}) for name in CELLS],
+        ("gru", 0.0, {"remat": True, "reverse": True}),
     ],
 )
-def test_a_scan_over_a_mesh_of_the_users_is_one_devices(name, options, gradient, monkeypatch):
+def test_a_scan_over_a_mesh_of_the_users_is_one_devices(name, dropout, options, gradient, monkeypatch):
     """Its zeros to start from are no device's, its inputs are: a loop must carry what a step gives."""
     monkeypatch.setattr(recurrence, "_SEGMENT", 1)  # segments of 32 and 100 steps
     cell, rng = CELLS[name], np.random.default_rng(1)
     params = random_params(cell, 3, dtype="float32")
     inputs = jnp.asarray(rng.normal(size=(101, 4, 3)), jnp.float32)
     of_batch = [inputs, jnp.asarray(rng.random((101, 4)) < 0.7), jnp.asarray(rng.random((101, 4)) < 0.1)]
-    options = dict(options)
-    dropout = options.pop("dropout", 0.0)
     if dropout:
         key = jax.random.key(1)
         of_batch.append(jaxseq.dropout_masks(key, cell, 3, (4,), dropout=dropout, recurrent_dropout=dropout))

@@ -11,7 +11,6 @@ import pytest
 import jaxseq
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 

@@ -450,6 +450,7 @@ def test_segments_are_the_whole(which, length, reverse, monkeypatch):
     check_against_reference(IMPLEMENTATIONS[which], cell, (params, inputs, cotangents), options)
 
 
+@pytest.mark.usefixtures("compiled_as_by_users")
 @every_cell
 def test_a_stream_of_100_000_steps_does_not_drift(name):
     """The same 1,000 inputs 100 times over: the last round ends as far from float64 as the second, no further."""
