@@ -17,7 +17,7 @@ from jax.core import Tracer
 
 from jaxseq import arguments, attention
 from jaxseq.calls import check_flags
-from jaxseq.choice import Implementation
+from jaxseq.choice import Implementation, platform
 from jaxseq.flat import flat_matmul
 from jaxseq.lookup import Lookup, checked
 from jaxseq.masks import dropout_masks
@@ -61,7 +61,7 @@ def _convolve(inputs: jax.Array, kernel: jax.Array, strides: Sequence[int], padd
     named = isinstance(padding, str)
     [pads] = jax.lax.padtype_to_pads(inputs.shape[1:2], (span + 1,), strides, padding) if named else padding
     plain = (*strides, *settings["lhs_dilation"], groups) == (1, 1, 1) and min(pads) >= 0
-    if jax.default_backend() != "cpu" or not plain or not len(inputs) or inputs.shape[1] + sum(pads) <= span:
+    if platform() != "cpu" or not plain or not len(inputs) or inputs.shape[1] + sum(pads) <= span:
         return jax.lax.conv_general_dilated(inputs, kernel, strides, padding, **settings)
 
     multiply = functools.partial(flat_matmul, precision=settings["precision"])
