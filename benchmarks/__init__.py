@@ -9,8 +9,9 @@ A benchmark is a module of this package with four functions; `__main__` finds it
   table(result)             the same as Markdown
   plot(result, path)        the same as a PNG
 
-`SETTINGS`, the options that a result is of, and `SMOKE`, the options of a run that takes seconds. The first line of its
-docstring is the question.
+`SETTINGS`, the options that a result is of, and `SMOKE`, the options of a run that takes seconds; `GROWING`, where
+there are any, the settings that say which cases there are, not how one is measured: `--resume` may ask for more of
+them. The first line of its docstring is the question.
 
 What they share: `measuring` (compile, compare, time in turns), `record` (the cases of a result), `peers` (one layer in
 every library), `comparison` (several implementations on one piece of work), `trainers` (one experiment in every

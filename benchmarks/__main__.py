@@ -158,7 +158,8 @@ def _run(options: argparse.Namespace) -> int:
             "dtype": "float32",
         },
     }
-    record = Record(outputs["json"], about, resume=options.resume)
+    growing = getattr(options.benchmark, "GROWING", ())
+    record = Record(outputs["json"], about, resume=options.resume, growing=growing)
     try:
         result = {**about, **options.benchmark.measure(options, record)}
     except KeyboardInterrupt:

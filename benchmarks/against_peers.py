@@ -27,6 +27,7 @@ from benchmarks.peers import OPTIONS, OURS, PEERS, Work
 from benchmarks.record import Record
 
 SETTINGS = ("shapes", "cells", "options", "ways", "peers", "repeats", "limit", "devices", "behind")
+GROWING = ("shapes", "cells", "options")
 SMOKE = {
     "shapes": ("2x3x2x2",),
     "cells": ("lstm",),
@@ -103,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=("documents",),
         metavar="SHAPE,...",
         help="documents, grid, or BxTxFxH, where H may be H+H for a stack, and x2 at its end means both directions "
-        "(default: documents)",
+        "(default: documents); with --resume, more than before",
     )
     for name, choices in (("cells", measuring.CELLS), ("options", OPTIONS), ("ways", WAYS)):
         arguments.add_some_of(parser, name, choices)

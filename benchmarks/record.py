@@ -14,19 +14,23 @@ _PASSING = ("date", "load_average_before")  # of an environment: with another on
 class Record:
     """The cases of a result, and what they were asked for and measured on."""
 
-    def __init__(self, path: Path | None, about: Mapping[str, Any], *, resume: bool = False) -> None:
+    def __init__(
+        self, path: Path | None, about: Mapping[str, Any], *, resume: bool = False, growing: Sequence[str] = ()
+    ) -> None:
         """Begins a record, or goes on with the one that lies in a file.
 
         Args:
           path: of the JSON file; None writes nothing.
           about: what stands before the cases: benchmark, question, environment, settings.
           resume: whether cases that the file holds are taken from it.
+          growing: settings that list what is measured, and may have become longer since.
         Raises:
           WrongArgument: there is a file that is no result, or one of another benchmark, machine, version or setting.
           OSError: it cannot be read.
         """
         self.path, self.about = path, _as_json(about)
         self.measured = 0  # cases of this run
+        self._growing = {f"settings.{name}" for name in growing}
         self._before: dict[str, Any] = {}
         self._cases: list[dict[str, Any]] = []
         if resume and path is not None and path.exists():
@@ -69,9 +73,11 @@ class Record:
 
     def _check_same(self, name: str, value: Any) -> None:
         for where, now, before in _parts(name, value, self._before[name]):
-            if now != before:
+            grown = where in self._growing and isinstance(before, list) and set(before) <= set(now)
+            if now != before and not grown:
+                rule = "some of the" if where in self._growing else "the same"
                 raise measuring.WrongArgument(
-                    f"argument --resume: {self.path} must be of the same {where}, {now!r}, got {before!r}; "
+                    f"argument --resume: {self.path} must be of {rule} {where}, {now!r}, got {before!r}; "
                     "--json FILE begins another"
                 )
 

@@ -134,7 +134,13 @@ def test_a_run_that_ends_early_is_gone_on_with(run, monkeypatch):
     assert asked == ["lstm", "simple_rnn", "simple_rnn"]
     assert whole["cases"][0] == stopped["cases"][0] and len(whole["cases"]) == 2 and whole["failures"] == []
     assert run(*arguments, "--resume")[1]["cases"] == whole["cases"] and len(asked) == 3
-    assert run(*arguments)[1]["cases"] != whole["cases"] and len(asked) == 5  # unasked, nothing is kept
+    more = ("--shapes", "1x2x2x2,2x3x2x2")  # of two shapes in place of one
+    _, longer, _ = run(*arguments, *more, "--resume")
+    assert longer["cases"][2:] == whole["cases"] and len(asked) == 5
+    code, _, printed = run(*arguments, "--resume")  # of fewer: cases would be lost
+    words = "must be of some of the settings.shapes, ['2x3x2x2'], got ['1x2x2x2', '2x3x2x2']"
+    assert code == 2 and words in printed.err
+    assert run(*arguments)[1]["cases"] != whole["cases"] and len(asked) == 7  # unasked, nothing is kept
 
 
 @pytest.mark.parametrize(
