@@ -21,7 +21,8 @@ from experiments import plots
 from experiments.experiment import SMOKE_EXAMPLES, Data, Experiment, Run, Saved, UserError, Variant, summarize
 from jaxseq.cells import GRUState
 from jaxseq.datasets import synthetic
-from jaxseq.models import Dense, Embedding, check_tokens
+from jaxseq.layers import Dense, Embedding
+from jaxseq.models import check_tokens
 from jaxseq.vocabulary import Vocabulary
 
 _STOP = "<END>"
@@ -53,7 +54,7 @@ class Convolution(nn.Module):
     """Conv(features, 3×3, relu) → MaxPooling(2×2), as Flax's but one product: [B, H, W, C] to [B, H/2, W/2, features].
 
     H and W are even. Inside a loop, and every training step runs inside one, XLA's own convolution is slow on a CPU
-    (`jaxseq.models.Conv1D` goes round it too).
+    (`jaxseq.layers.Conv1D` goes round it too).
     """
 
     features: int

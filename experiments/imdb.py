@@ -20,7 +20,8 @@ from experiments.experiment import Data, Experiment, Run, Saved, Trained, UserEr
 from experiments.inputs import text_or_file
 from jaxseq.datasets import imdb, synthetic
 from jaxseq.epochs import initialize
-from jaxseq.models import Conv1D, Dense, Embedding, check_tokens
+from jaxseq.layers import Conv1D, Dense, Embedding
+from jaxseq.models import check_tokens
 from jaxseq.text import words as split_words
 from jaxseq.vocabulary import Vocabulary
 from jaxseq.word_vectors import nearest

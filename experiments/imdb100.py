@@ -15,7 +15,7 @@ import numpy as np
 import jaxseq
 from experiments import imdb
 from experiments.experiment import Data, Experiment, Run, Trained, Variant, some, summarize
-from jaxseq.models import Dense
+from jaxseq.layers import Dense
 
 _DOCUMENT = "004_7f588d106a56461e.txt"
 _NUM_WORDS = 1000

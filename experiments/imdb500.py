@@ -12,7 +12,8 @@ import numpy as np
 import jaxseq
 from experiments import imdb
 from experiments.experiment import Data, Experiment, Run, Variant, some, summarize
-from jaxseq.models import Dense, check_tokens
+from jaxseq.layers import Dense
+from jaxseq.models import check_tokens
 from jaxseq.sequences import Side
 
 _DOCUMENT = "000_4f71939621a73aa8.txt"

@@ -19,7 +19,8 @@ from experiments import word_geometry
 from experiments.experiment import Data, Experiment, Run, Saved, Trained, Variant, some, summarize
 from jaxseq.datasets import glove, imdb, synthetic
 from jaxseq.datasets.files import Source
-from jaxseq.models import Dense, Embedding, check_tokens
+from jaxseq.layers import Dense, Embedding
+from jaxseq.models import check_tokens
 from jaxseq.text import Tokenizer
 from jaxseq.vocabulary import Vocabulary
 from jaxseq.word_vectors import embedding_matrix, nearest

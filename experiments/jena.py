@@ -23,7 +23,7 @@ from experiments.experiment import (
     summarize,
 )
 from jaxseq.datasets import jena, synthetic
-from jaxseq.models import Conv1D, Dense
+from jaxseq.layers import Conv1D, Dense
 
 _DOCUMENT = "003_02921b636a63a0ce.txt"
 _WINDOWS = jaxseq.Windows(lookback=1440, delay=144, step=6, target=jena.TEMPERATURE)

@@ -19,8 +19,8 @@ from experiments.experiment import Data, Experiment, Run, summarize
 from jaxseq.cells.simple_rnn import SimpleRNNParams
 from jaxseq.datasets import imdb, synthetic
 from jaxseq.datasets.files import Source, find
+from jaxseq.layers import Embedding
 from jaxseq.model_summary import count_parameters, layers
-from jaxseq.models import Embedding
 from jaxseq.text import MatrixMode, Tokenizer, bag_of_ngrams, encode_characters, hash_words, ngrams, words
 
 SAMPLES = ("The cat sat on the mat.", "The dog ate my homework.")

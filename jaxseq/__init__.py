@@ -16,15 +16,12 @@ from jaxseq.choice import Choice
 from jaxseq.epochs import Examples, Task, TrainState, examples
 from jaxseq.gradients_through_time import GradientFlow, gradient_flow, gradient_paths
 from jaxseq.interrupts import Interrupted
+from jaxseq.layers import Attention, AttentionPooling, Bidirectional, Recurrent
 from jaxseq.lookup import Lookup
 from jaxseq.masks import dropout_masks, length_mask, packing_resets
 from jaxseq.model_summary import count_parameters, summary
 from jaxseq.models import (
-    Attention,
-    AttentionPooling,
-    Bidirectional,
     EncoderDecoder,
-    Recurrent,
     SequenceClassifier,
     SequenceEncoder,
     SequenceRegressor,

@@ -146,7 +146,7 @@ def test_bytes_are_those_of_the_arrays():
     tokens, _ = imdb.gathered(data.train)
     assert figures["bytes, indices, int32"] == tokens.nbytes
     assert figures["bytes, one-hot array, float32"] == jaxseq.one_hot(tokens, 500).nbytes
-    embedded = jaxseq.models.Embedding(500, 16).init_with_output(KEY, tokens)[0]
+    embedded = jaxseq.layers.Embedding(500, 16).init_with_output(KEY, tokens)[0]
     assert figures["bytes, embedded, float32"] == embedded.nbytes
     assert [row[2] for row in table[1:]] == [1, 500, 16]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxseq
-from jaxseq import models
+from jaxseq import layers
 from tests.examples import CELLS, MinimalGatedUnit, assert_close, random_dropout, random_params, random_state
 from tests.test_compilation import count_dots, loop_bodies
 
@@ -198,7 +198,7 @@ def test_an_encoder_looks_up_as_its_embedding_does_and_its_summary_says_so(monke
     params = variables["params"]
 
     def embedded(params):
-        rows = models.Embedding(V, F).apply({"params": params["embedding"]}, TOKENS)
+        rows = layers.Embedding(V, F).apply({"params": params["embedding"]}, TOKENS)
         state, outputs = jaxseq.scan(CELLS["lstm"], params["layer_0"]["cell"], rows, mask=TOKENS != 0)
         return state.hidden, jnp.swapaxes(outputs, 0, 1)
 
@@ -214,7 +214,7 @@ def test_an_encoder_looks_up_as_its_embedding_does_and_its_summary_says_so(monke
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_an_embedding_looked_up_is_of_the_dtype_that_it_gives(dtype):
-    embedding = models.Embedding(V, F, dtype=None if dtype is None else jnp.dtype(dtype))
+    embedding = layers.Embedding(V, F, dtype=None if dtype is None else jnp.dtype(dtype))
     variables = embedding.init(KEY, TOKENS)
     lookup = embedding.apply(variables, TOKENS, method="lookup")
     assert_close(lookup.rows, embedding.apply(variables, TOKENS), 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxseq
-from jaxseq import model_summary, models
+from jaxseq import layers, model_summary, models
 from tests.test_compilation import find_equations
 
 KEY = jax.random.key(0)
@@ -181,14 +181,14 @@ def test_a_summary_of_one_layer_and_of_parameters_of_a_models_own():
 
 
 def test_keras_initialisers_are_the_default():
-    embedding = models.Embedding(2000, 50).init(KEY, TOKENS)["params"]["embedding"]
+    embedding = layers.Embedding(2000, 50).init(KEY, TOKENS)["params"]["embedding"]
     assert -0.05 <= float(embedding.min()) < -0.0499 and 0.0499 < float(embedding.max()) <= 0.05
-    for layer, inputs, fans in ((models.Dense(30), (1, 50), (50, 30)), (models.Conv1D(30, 7), (1, 9, 50), (350, 210))):
+    for layer, inputs, fans in ((layers.Dense(30), (1, 50), (50, 30)), (layers.Conv1D(30, 7), (1, 9, 50), (350, 210))):
         variables = layer.init(KEY, jnp.zeros(inputs))["params"]
         limit = np.sqrt(6 / sum(fans))
         assert limit * 0.98 < float(jnp.abs(variables["kernel"]).max()) <= limit
         assert not variables["bias"].any()
-    assert models.Conv1D(30, 7).apply({"params": variables}, jnp.zeros((1, 9, 50))).shape == (1, 3, 30)  # valid
+    assert layers.Conv1D(30, 7).apply({"params": variables}, jnp.zeros((1, 9, 50))).shape == (1, 3, 30)  # valid
 
 
 @pytest.mark.parametrize("features", [3, 6])  # fewer than the inputs', and more
@@ -212,7 +212,7 @@ def test_keras_initialisers_are_the_default():
 def test_convolution_is_flax_own(shape, settings, features):
     inputs = jax.random.normal(KEY, shape)
     settings = {"features": features, **settings}
-    ours = models.Conv1D(width=4, **settings)
+    ours = layers.Conv1D(width=4, **settings)
     reference = nn.Conv(kernel_size=(4,), **{"padding": "VALID", **settings})
     variables = reference.init(KEY, inputs)
     assert jax.tree.structure(ours.init(KEY, inputs)) == jax.tree.structure(variables)
@@ -226,7 +226,7 @@ def test_convolution_is_flax_own(shape, settings, features):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere XLA's convolution is the fast one")
-@pytest.mark.parametrize("layer", [models.Conv1D(6, 4), models.Conv1D(3, 4), models.Dense(6)], ids=str)
+@pytest.mark.parametrize("layer", [layers.Conv1D(6, 4), layers.Conv1D(3, 4), layers.Dense(6)], ids=str)
 def test_layers_over_all_steps_are_products_of_rows_on_a_cpu(layer):
     """XLA takes several times as long for a gradient that sums over two axes, batch and steps."""
     variables = layer.init(KEY, FEATURES)
