@@ -21,6 +21,7 @@ _ROWS = 8  # (F + H) / B from which hoisting pays on one of several devices,
 _LARGE = 512  # and deferring everywhere, if F + H is so much
 _GATES, _LEAST_GATES = 2048, 1024  # numbers of a step's gates, B G H, up to which it pays too; beside "joint"
 _MANY = 32  # B up to which hoisting pays on one device
+_LONG = 250  # T from which deferring does, of what cannot be joined: 100 and 500 were measured
 _JOINED_GATES, _JOINED = 2**13, 128  # B G H and B up to which "joint" pays on one device; for H of 16 always
 _LOOKUPS = 3  # in a table for each of its rows, from which projecting the table pays
 _GATES_UNKNOWN = 4  # of a cell that does not say
@@ -41,6 +42,7 @@ _HOISTED = Choice(
     "on a CPU one product of all inputs pays where F is large against H and B, or B or H small and no product joined",
 )
 _DEFERRED = Choice("deferred", "on a CPU weight gradients wait for one product where B or B H is small, or F + H large")
+_DEFERRED_LONG = Choice("deferred", "on a CPU weight gradients of many small steps wait for one product")
 _TABULATED = Choice("tabulated", "on a CPU one product of a table's rows beats those of more rows looked up in it")
 _JOINT = Choice("joint", "on a CPU one product of [x, h] inside the loop beats two where they are small")
 _JOINT_MASKED = Choice("joint", "on a CPU one product a gate, of [x, h] with both masks, beats two inside the loop")
@@ -130,11 +132,12 @@ def _fastest(
     """
     if platform != "cpu":
         return _ACCELERATOR
-    features, batch = shape[-1], math.prod(shape[1:-1]) if len(shape) > 2 else math.inf
+    steps, features = shape[0], shape[-1]
+    batch = math.prod(shape[1:-1]) if len(shape) > 2 else math.inf
     if not features or not batch or not hidden_size:
         return _EMPTY
     if gradient:
-        return _differentiated_on_a_cpu(features, batch, hidden_size, gates, joint_products, masked, sharded)
+        return _differentiated_on_a_cpu(steps, features, batch, hidden_size, gates, joint_products, masked, sharded)
     return _forward_on_a_cpu(features, batch, hidden_size, gates, joint_products, masked, sharded)
 
 
@@ -179,7 +182,14 @@ def _forward_on_a_cpu(
 
 
 def _differentiated_on_a_cpu(
-    features: int, batch: float, hidden: int, gates: int, joint_products: int | None, masked: bool, sharded: bool
+    steps: int,
+    features: int,
+    batch: float,
+    hidden: int,
+    gates: int,
+    joint_products: int | None,
+    masked: bool,
+    sharded: bool,
 ) -> Choice:
     """As forward; and deferring saves reading and writing (F + H) G H numbers of weights' gradients at every step.
 
@@ -204,8 +214,11 @@ def _differentiated_on_a_cpu(
         return _HOISTED if outnumber else otherwise
     wide = features >= 4 * hidden and numbers <= 2**14
     wide |= not masked and features >= _WIDE * min(hidden, batch)
-    few = batch <= _MANY and (rows >= 128 or (joint_products is None and features >= hidden))
-    return _HOISTED if wide or few else otherwise
+    if wide or (batch <= _MANY and rows >= 128):
+        return _HOISTED
+    if batch <= _MANY and joint_products is None and features >= hidden:
+        return _DEFERRED_LONG if steps >= _LONG else _HOISTED
+    return otherwise
 
 
 def _is_small(features: int, batch: float, hidden: int) -> bool:
