@@ -206,12 +206,14 @@ def placements(batch: int, devices: int) -> dict[str, int]:
 
 def draw_axis(axis: Any, title: str, sizes: Sequence[int]) -> None:
     """Makes an axis of Matplotlib's one of ratios over sizes, both logarithmic, with a line where neither is faster."""
+    if axis.get_xscale() != "log":  # else it shares both with one that is drawn: each setting would visit all of them
+        axis.set_xscale("log")
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.set_xticks([], minor=True)
     axis.axhline(1, color="black", linewidth=1)
-    axis.set(xscale="log", title=title)
-    axis.set_yscale("log", base=2)
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.set_xticks(sizes, [str(size) for size in sizes])
-    axis.set_xticks([], minor=True)
+    axis.set_title(title)
     axis.grid(alpha=0.25, which="both")
 
 
