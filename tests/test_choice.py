@@ -138,14 +138,14 @@ def test_what_cannot_be_joined_is_hoisted_or_left_as_it_is(hidden, shape, plain,
     assert explained(gru, shape, dropout=True, recurrent_dropout=True) == masked.split()
 
 
-def test_what_cannot_be_joined_is_deferred_where_it_is_long():
-    for both in ({}, {"dropout": True, "recurrent_dropout": True}):
-        for batch, shape in ((22, (32,)), (32, (64,))):
-            chosen = [explained(jaxseq.GRUResetAfter(32), (steps, batch, *shape), **both)[1] for steps in (249, 250)]
-            assert chosen == ["hoisted", "deferred"]
-        for batch, features in ((33, 32), (32, 31), (32, 96)):  # B is above 32, F below H, F + H 128
-            shapes = ((steps, batch, features) for steps in (249, 250))
-            assert len({explained(jaxseq.GRUResetAfter(32), shape, **both)[1] for shape in shapes}) == 1
+@pytest.mark.parametrize("masks", [{}, {"dropout": True, "recurrent_dropout": True}], ids=["plain", "masked"])
+def test_what_cannot_be_joined_is_deferred_where_it_is_long(masks):
+    def short_and_long(batch, features):
+        return [explained(jaxseq.GRUResetAfter(32), (steps, batch, features), **masks)[1] for steps in (249, 250)]
+
+    assert short_and_long(22, 32) == short_and_long(32, 64) == ["hoisted", "deferred"]
+    for batch, features in ((33, 32), (32, 31), (32, 96)):  # B is above 32, F below H, F + H 128
+        assert len(set(short_and_long(batch, features))) == 1
 
 
 @pytest.mark.parametrize(("hidden", "shape", "wanted"), MASKED_BY_ITSELF)
