@@ -165,15 +165,29 @@ def measure_work(
             continue
         compiled |= {(name, *where): program for where, program in programs.items()}
 
-    steps = 1
-    if "loop" in ways:
-        one_step = functools.partial(compiled[first, "loop", "one"].run, 1)
-        steps = loop_steps(measuring.seconds_per_call(one_step, 1))
     measuring.progress("  timing")
-    runs = {key: functools.partial(one.run, steps if key[1] == "loop" else 1) for key, one in compiled.items()}
-    timings = measuring.time_interleaved(runs, repeats, seconds=seconds)
-    for (name, way, placement), timing in timings.items():
-        found[name][way][placement]["seconds"] = timing.of_one(steps if way == "loop" else 1)._asdict()
+    return time_in_turns(found, {key: one.run for key, one in compiled.items()}, repeats, seconds)
+
+
+def time_in_turns(
+    found: dict[str, Any], runs: Mapping[tuple[str, str, str], Callable[[int], Any]], repeats: int, seconds: float
+) -> dict[str, Any]:
+    """Times what was compiled and compared, and adds `seconds` to what was found of each.
+
+    Args:
+      found: of each name, for every way and placement; added to.
+      runs: by (name, way, placement), each takes so many steps; all loops as many, set by the first on one device.
+      repeats: samples of each.
+      seconds: as in `measure_work`.
+    Returns:
+      {"loop_steps", "implementations"}.
+    """
+    loops = [run for (_, *where), run in runs.items() if where == ["loop", "one"]]
+    steps = loop_steps(measuring.seconds_per_call(functools.partial(loops[0], 1), 1)) if loops else 1
+    steps_of = {way: steps if way == "loop" else 1 for way in WAYS}
+    calls = {key: functools.partial(run, steps_of[key[1]]) for key, run in runs.items()}
+    for (name, way, placement), timing in measuring.time_interleaved(calls, repeats, seconds=seconds).items():
+        found[name][way][placement]["seconds"] = timing.of_one(steps_of[way])._asdict()
     return {"loop_steps": steps, "implementations": measuring.rounded(found)}
 
 

@@ -182,12 +182,7 @@ def _measure_case(work: Work, places: Mapping[str, int], repeats: int, limit: fl
             "difference": measuring.check_equal(label, result, references.setdefault(way, result)),
         }
         calls[name, way, placement] = call
-    steps = comparison.loop_steps(measuring.seconds_per_call(functools.partial(calls["rows", "loop", "one"], 1), 1))
-    runs = {key: functools.partial(call, steps if key[1] == "loop" else 1) for key, call in calls.items()}
-    timings = measuring.time_interleaved(runs, repeats, seconds=limit)
-    for (name, way, placement), timing in timings.items():
-        found[name][way][placement]["seconds"] = timing.of_one(steps if way == "loop" else 1)._asdict()
-    return {"loop_steps": steps, "implementations": measuring.rounded(found)}
+    return comparison.time_in_turns(found, calls, repeats, limit)
 
 
 def _compile(
