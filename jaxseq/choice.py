@@ -18,8 +18,9 @@ IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred", "tabulated", "unrolle
 _WIDE = 12  # F / H or F / B from which one product of all inputs, before the loop, was measured to pay on a CPU
 _FEW, _SOME = 8, 16  # B up to which deferring pays: always; without masks, or on one of several devices
 _ROWS = 8  # (F + H) / B from which hoisting pays on one of several devices,
-_LARGE = 512  # and deferring everywhere, if F + H is so much
+_LARGE = 512  # and deferring, if F + H is so much; on one device from twice as many rows, or for few gates
 _GATES, _LEAST_GATES = 2048, 1024  # numbers of a step's gates, B G H, up to which it pays too; beside "joint"
+_WIDE_GATES = 2**14  # and up to which one device hoists wide inputs
 _MANY = 32  # B up to which hoisting pays on one device
 _LONG = 250  # T from which deferring does, of what cannot be joined: 100 and 500 were measured
 _JOINED_GATES, _JOINED = 2**13, 128  # B G H and B up to which "joint" pays on one device; for H of 16 always
@@ -208,11 +209,12 @@ def _differentiated_on_a_cpu(
         return _DEFERRED
     rows = features + hidden  # of all weights
     outnumber = rows >= _ROWS * batch
-    if outnumber and rows >= _LARGE:
+    few = numbers <= _WIDE_GATES
+    if outnumber and rows >= _LARGE and (sharded or few or rows >= 2 * _ROWS * batch):
         return _DEFERRED
     if sharded:
         return _HOISTED if outnumber else otherwise
-    wide = features >= 4 * hidden and numbers <= 2**14
+    wide = features >= 4 * hidden and few
     wide |= not masked and features >= _WIDE * min(hidden, batch)
     if wide or (batch <= _MANY and rows >= 128):
         return _HOISTED
