@@ -90,13 +90,13 @@ def test_seeds_of_a_device_and_seeds_of_all_are_one_devices(seeds):
     check_same_run(*(FIT(devices=first_devices(count), seeds=seeds) for count in (1, 2)))
 
 
-def lowered_chunk(seeds, **settings):
-    """A training's program on two devices."""
+def lowered_chunk(seeds, devices, **settings):
+    """A training's program on so many devices."""
     optimizer = optax.sgd(0.1)
     states = [epochs.initialize(TASK.model, TRAIN.one_input, optimizer, seed) for seed in range(seeds)]
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     totals = epochs.zero_totals(TASK, seeds)
-    chunk = epochs.make_train_chunk(TASK, TRAIN, optimizer, BATCH_SIZE, make_mesh(first_devices(2)), **settings)
+    chunk = epochs.make_train_chunk(TASK, TRAIN, optimizer, BATCH_SIZE, make_mesh(devices), **settings)
     return chunk.lower(state, totals, np.zeros(seeds, bool), TRAIN.arrays, TRAIN.rows, 0, 0, 4).as_text()
 
 
@@ -106,16 +106,16 @@ def lowered_chunk(seeds, **settings):
 def test_devices_exchange_once_a_step_and_nothing_of_a_seed_of_their_own(seeds, settings, exchanges):
     if jax.default_backend() != "cpu":
         pytest.skip("only CPU devices take seeds of their own")
-    assert lowered_chunk(seeds, **settings).count("stablehlo.all_reduce") == exchanges
+    assert lowered_chunk(seeds, first_devices(2), **settings).count("stablehlo.all_reduce") == exchanges
 
 
 def test_what_runs_is_chosen_for_the_devices_that_are_given(monkeypatch):
     """CPU devices where JAX's default is a GPU: seeds dealt out, gradients joined, and the CPU's implementation."""
-    if jax.default_backend() != "cpu":
-        pytest.skip("CPU devices are needed")
-    wanted = [lowered_chunk(seeds) for seeds in (1, 2)]
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert [lowered_chunk(seeds) for seeds in (1, 2)] == wanted
+    devices, programs = jax.devices("cpu")[:2], []
+    for default in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda default=default: default)
+        programs.append([lowered_chunk(seeds, devices) for seeds in (1, 2)])
+    assert programs[0] == programs[1]
 
 
 def gradient_on_an_explicit_mesh(mesh, function, params, *of_batch):
