@@ -19,10 +19,10 @@ import numpy as np
 import jaxseq
 from experiments import plots
 from experiments.experiment import SMOKE_EXAMPLES, Data, Experiment, Run, Saved, UserError, Variant, summarize
+from jaxseq import arguments
 from jaxseq.cells import GRUState
 from jaxseq.datasets import synthetic
 from jaxseq.layers import Dense, Embedding
-from jaxseq.models import check_tokens
 from jaxseq.vocabulary import Vocabulary
 
 _STOP = "<END>"
@@ -106,7 +106,7 @@ class Captioner(nn.Module):
     def check_inputs(self, images: jax.Array, words: jax.Array) -> None:
         """Raises ValueError where a word lies outside the vocabulary; `fit` calls it before tracing."""
         del images
-        check_tokens("words", words, len(_VOCABULARY))
+        arguments.tokens("words", words, len(_VOCABULARY))
 
     def encode(self, images: jax.Array) -> View:
         """The state that a caption starts from, of images [B, 32, 32, 3]."""

@@ -18,10 +18,10 @@ import jaxseq
 from experiments import plots, timing
 from experiments.experiment import Data, Experiment, Run, Saved, Trained, UserError, Variant, some, summarize
 from experiments.inputs import text_or_file
+from jaxseq import arguments
 from jaxseq.datasets import imdb, synthetic
 from jaxseq.epochs import initialize
 from jaxseq.layers import Conv1D, Dense, Embedding
-from jaxseq.models import check_tokens
 from jaxseq.text import words as split_words
 from jaxseq.vocabulary import Vocabulary
 from jaxseq.word_vectors import nearest
@@ -386,7 +386,7 @@ class _Convnet(nn.Module):
 
     def check_inputs(self, inputs: jax.Array) -> None:
         """Raises ValueError where a token lies outside the vocabulary; `fit` calls it before tracing."""
-        check_tokens("inputs", inputs, _NUM_WORDS)
+        arguments.tokens("inputs", inputs, _NUM_WORDS)
 
 
 def _recurrent(

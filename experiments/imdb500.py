@@ -12,8 +12,8 @@ import numpy as np
 import jaxseq
 from experiments import imdb
 from experiments.experiment import Data, Experiment, Run, Variant, some, summarize
+from jaxseq import arguments
 from jaxseq.layers import Dense
-from jaxseq.models import check_tokens
 from jaxseq.sequences import Side
 
 _DOCUMENT = "000_4f71939621a73aa8.txt"
@@ -115,7 +115,7 @@ class OneHotClassifier(nn.Module):
 
     def check_inputs(self, inputs: jax.Array) -> None:
         """Raises ValueError where a token lies outside the vocabulary; `fit` calls it before tracing."""
-        check_tokens("inputs", inputs, self.vocabulary_size)
+        arguments.tokens("inputs", inputs, self.vocabulary_size)
 
 
 # Studies

@@ -17,10 +17,10 @@ import jaxseq
 from experiments import imdb as sequences
 from experiments import word_geometry
 from experiments.experiment import Data, Experiment, Run, Saved, Trained, Variant, some, summarize
+from jaxseq import arguments
 from jaxseq.datasets import glove, imdb, synthetic
 from jaxseq.datasets.files import Source
 from jaxseq.layers import Dense, Embedding
-from jaxseq.models import check_tokens
 from jaxseq.text import Tokenizer
 from jaxseq.vocabulary import Vocabulary
 from jaxseq.word_vectors import embedding_matrix, nearest
@@ -188,7 +188,7 @@ class _Flattened(nn.Module):
 
     def check_inputs(self, tokens: jax.Array) -> None:
         """Raises ValueError where a token lies outside the vocabulary; `fit` calls it before tracing."""
-        check_tokens("tokens", tokens, _NUM_WORDS)
+        arguments.tokens("tokens", tokens, _NUM_WORDS)
 
 
 class _BagOfWords(nn.Module):
@@ -205,7 +205,7 @@ class _BagOfWords(nn.Module):
 
     def check_inputs(self, words: jax.Array) -> None:
         """Raises ValueError where an index lies outside the vocabulary; `fit` calls it before tracing."""
-        check_tokens("words", words, _NUM_WORDS)
+        arguments.tokens("words", words, _NUM_WORDS)
 
 
 def _multi_hot(words: jax.Array) -> jax.Array:

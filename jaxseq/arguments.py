@@ -200,6 +200,20 @@ def _is_numeric(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
 
 
+def tokens(name: str, value: Any, vocabulary_size: int) -> None:
+    """Token indices, int [B, T], and in the vocabulary where their values are known."""
+    is_array(name, value)
+    if value.ndim != 2 or not jnp.issubdtype(value.dtype, jnp.integer):
+        raise ValueError(f"{name} must be token indices, int [B, T], got {value.dtype} {value.shape}")
+    if isinstance(value, Tracer) or not value.size:
+        return
+    values = np.asarray(value)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= vocabulary_size:
+        wrong = low if low < 0 else high
+        raise ValueError(f"{name} must be token indices from 0 to {vocabulary_size - 1}, got {wrong}")
+
+
 def key(name: str, value: Any) -> None:
     """A single random key, of `jax.random.key` or `jax.random.PRNGKey`."""
     dtype, ndim = getattr(value, "dtype", None), getattr(value, "ndim", None)

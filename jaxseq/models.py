@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from jaxseq import arguments, attention
 from jaxseq.calls import check_flags
@@ -109,7 +108,7 @@ class SequenceEncoder(nn.Module):
           ValueError: inputs are not of the kind that the settings say, or a token lies outside the vocabulary.
         """
         if self.vocabulary_size is not None:
-            check_tokens("inputs", inputs, self.vocabulary_size)
+            arguments.tokens("inputs", inputs, self.vocabulary_size)
         elif inputs.ndim != 3:
             raise ValueError(
                 f"inputs must be features, float [B, T, F], where no vocabulary_size is set, got shape {inputs.shape}"
@@ -242,12 +241,12 @@ class EncoderDecoder(nn.Module):
 
     def check_inputs(self, source: jax.Array, target: jax.Array) -> None:
         """Raises ValueError where a token lies outside its vocabulary; `fit` calls it before tracing."""
-        check_tokens("source", source, self.source_vocabulary_size)
-        check_tokens("target", target, self.target_vocabulary_size)
+        arguments.tokens("source", source, self.source_vocabulary_size)
+        arguments.tokens("target", target, self.target_vocabulary_size)
 
     def encode(self, source: jax.Array) -> Memory:
         """Reads the source [B, S]."""
-        check_tokens("source", source, self.source_vocabulary_size)
+        arguments.tokens("source", source, self.source_vocabulary_size)
         mask = source != self.padding_index
         outputs: Any = self.source_embedding.lookup(source.T)
         states = []
@@ -278,7 +277,7 @@ class EncoderDecoder(nn.Module):
 
     def _run_decoder(self, memory: Memory, target: jax.Array) -> tuple[list[Any], jax.Array]:
         """The decoder's layers over target tokens [B, T]: (final states, outputs [B, T, H])."""
-        check_tokens("target", target, self.target_vocabulary_size)
+        arguments.tokens("target", target, self.target_vocabulary_size)
         outputs: Any = self.target_embedding.lookup(target.T)
         states = []
         for layer, state in zip(self.decoder, memory.states, strict=True):
@@ -325,21 +324,6 @@ def greedy_decode(
     tokens = jnp.full(source.shape[:1], start, jnp.int32)
     _, written = jax.lax.scan(write, (memory.states, tokens, tokens != tokens), None, length=max_steps)
     return written.T
-
-
-def check_tokens(name: str, tokens: Any, vocabulary_size: int) -> None:
-    """Raises ValueError unless tokens are int [B, T] and, where their values are known, in the vocabulary."""
-    arguments.is_array(name, tokens)
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(f"{name} must be token indices, int [B, T], got {tokens.dtype} {tokens.shape}")
-    if isinstance(tokens, Tracer) or not tokens.size:
-        return
-    values = np.asarray(tokens)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high >= vocabulary_size:
-        raise ValueError(
-            f"{name} must be token indices from 0 to {vocabulary_size - 1}, got {low if low < 0 else high}"
-        )
 
 
 def _layers(cells: Any) -> tuple[Cell, ...]:
