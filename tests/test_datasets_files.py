@@ -360,6 +360,32 @@ def test_two_at_once(places, server):
     assert len(server.requests) == 1  # the others waited for the first
 
 
+def test_many_hold_a_part_one_after_another_whatever_its_holders_do_with_it(tmp_path):
+    part, holders, wrong = tmp_path / "file.bin.part", [], []
+
+    def hold(number):
+        try:
+            for turn in range(100):
+                with files._locked(part):
+                    holders.append(number)
+                    part.stat()  # its name is there, whoever has just renamed or deleted one of this name
+                    assert holders == [number]
+                    holders.clear()  # from then on the next may hold a new one
+                    if (number + turn) % 3 == 0:
+                        os.replace(part, tmp_path / "file.bin")
+                    elif (number + turn) % 3 == 1:
+                        part.unlink()  # the third leaves it empty
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=hold, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
 def test_a_file_that_changes_is_not_read(places):
     data, _ = places
     (data / "file.bin").write_bytes(b"one")

@@ -270,7 +270,7 @@ def _download(url: str, file: DataFile, cache: Path) -> Found:
             return found  # another process was faster
         for fresh in (False, True):
             if fresh:
-                part.write_bytes(b"")
+                os.truncate(part, 0)  # not deleted: a new file of this name would not be the one that we hold
             resumed = part.stat().st_size > 0
             _fetch(url, part, file)
             found = _found(part, file)
@@ -280,9 +280,9 @@ def _download(url: str, file: DataFile, cache: Path) -> Found:
                 os.replace(part, final)
                 _sync_directory(cache)
                 return found._replace(path=final)  # whoever reads it verifies these bytes again
-            part.unlink()
             if not resumed:
                 break  # what came was whole and wrong: fetching it again would not help
+        part.unlink()
     expected = f"sha256 {file.sha256}" if file.sha256 else f"md5 {file.md5}"
     raise ValueError(f"{file.name} must have {expected}, got sha256 {found.sha256}; the download was deleted")
 
@@ -357,13 +357,22 @@ def _locked(part: Path) -> Iterator[None]:
         with part.open("ab") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             # While we waited, its holder may have renamed or deleted it: then lock the new one.
-            if part.exists() and os.path.samestat(os.fstat(stream.fileno()), part.stat()):
+            if _is_named(stream, part):
                 try:
                     yield
                     return
                 finally:
-                    if part.exists() and part.stat().st_size == 0:
+                    # It may be gone, and one of this name another process's, which is not ours to delete.
+                    if _is_named(stream, part) and os.fstat(stream.fileno()).st_size == 0:
                         part.unlink()
+
+
+def _is_named(stream: BinaryIO, path: Path) -> bool:
+    """Whether an open file is the one that has this name now: another process may take it away at any moment."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync_directory(directory: Path) -> None:
