@@ -218,11 +218,12 @@ def _make_devices(number: int | None) -> int:
 
 def _title(result: dict[str, Any]) -> str:
     about = result["environment"]
+    variables = [f", {name}={about[name]}" for name in measuring.VARIABLES if name in about]
     return (
         f"{result['question']}\n\n"
         f"{about['devices']} x {about['device']} ({about['platform']}), {about['processor']}, {about['cores']} cores, "
         f"jax {about['jax']}, jaxlib {about['jaxlib']}, numpy {about['numpy']}, Python {about['python']}, "
-        f"{about['date']}"
+        f"{about['date']}{''.join(variables)}"
     )
 
 

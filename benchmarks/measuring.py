@@ -44,6 +44,7 @@ NOTES = {
     "difference": "max|a - b| / max|b| against the first case, the greatest over all arrays",
 }
 
+VARIABLES = ("XLA_FLAGS", "GLIBC_TUNABLES")  # that change what is measured, and are to be seen in the result
 LEAST_ROUNDS = 3  # of samples, however long they take: quartiles of fewer say nothing
 
 _orders = random.Random(0)
@@ -252,7 +253,7 @@ def timing(samples: Sequence[float], calls: int) -> Timing:
 
 
 def describe_machine(devices: int) -> dict[str, Any]:
-    """What the measurement ran on: device, versions, cores, date."""
+    """What the measurement ran on: device, versions, cores, date, and those of VARIABLES that are set."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "platform": jax.default_backend(),
@@ -263,6 +264,7 @@ def describe_machine(devices: int) -> dict[str, Any]:
         "load_average_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),
         **environment.versions("jax", "jaxlib", "numpy", "jaxseq"),
+        **{name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 
 

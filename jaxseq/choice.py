@@ -18,7 +18,7 @@ IMPLEMENTATIONS = ("scan", "joint", "hoisted", "deferred", "tabulated", "unrolle
 _WIDE = 12  # F / H or F / B from which one product of all inputs, before the loop, was measured to pay on a CPU
 _FEW, _SOME = 8, 16  # B up to which deferring pays: always; without masks, or on one of several devices
 _ROWS = 8  # (F + H) / B from which hoisting pays on one of several devices,
-_LARGE = 512  # and deferring, if F + H is so much; on one device from twice as many rows, or for few gates
+_LARGE = 512  # and deferring, if F + H is so much: from twice as many rows, or for few gates
 _GATES, _LEAST_GATES = 2048, 1024  # numbers of a step's gates, B G H, up to which it pays too; beside "joint"
 _WIDE_GATES = 2**14  # and up to which one device hoists wide inputs
 _MANY = 32  # B up to which hoisting pays on one device
@@ -210,7 +210,7 @@ def _differentiated_on_a_cpu(
     rows = features + hidden  # of all weights
     outnumber = rows >= _ROWS * batch
     few = numbers <= _WIDE_GATES
-    if outnumber and rows >= _LARGE and (sharded or few or rows >= 2 * _ROWS * batch):
+    if outnumber and rows >= _LARGE and (few or rows >= 2 * _ROWS * batch):
         return _DEFERRED
     if sharded:
         return _HOISTED if outnumber else otherwise

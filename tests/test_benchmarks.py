@@ -191,6 +191,17 @@ def test_a_result_says_what_it_was_measured_on(scanned):
     assert (directory / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_result_says_which_variables_changed_what_was_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    about = measuring.describe_machine(1)
+    assert about["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1" and "XLA_FLAGS" not in about
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({**json.loads((RESULTS / "scaling.json").read_text()), "environment": about}))
+    assert main(["show", str(path)]) == 0
+    assert ", GLIBC_TUNABLES=glibc.malloc.hugetlb=1\n" in capsys.readouterr().out
+
+
 def test_implementations_are_compared_at_every_shape(compared):
     result, out, _, directory = compared
     assert [case["hidden"] for case in result["cases"]] == [[hidden] for hidden in implementations.SMOKE["hidden"]]

@@ -22,10 +22,10 @@ BY_ITSELF = [  # H, the inputs' shape, what an LSTM takes forward and differenti
     (100, (T, 33, 395), "hoisted scan scan hoisted"),  # B H is below 4096
     (100, (T, 33, 396), "hoisted hoisted scan hoisted"),  # F is 12 B
     (256, (T, 64, 255), "scan scan scan scan"),
-    (256, (T, 64, 256), "scan scan scan deferred"),  # F + H is 512, and 8 B
+    (256, (T, 64, 256), "scan scan scan hoisted"),  # F + H is 8 B
     (256, (T, 65, 263), "scan scan scan scan"),
-    (256, (T, 65, 264), "scan scan scan deferred"),  # F + H is 8 B
-    (256, (T, 33, 271), "scan scan scan deferred"),
+    (256, (T, 65, 264), "scan scan scan hoisted"),
+    (256, (T, 33, 271), "scan scan scan hoisted"),
     (256, (T, 33, 272), "scan deferred scan deferred"),  # F + H is 16 B
     (32, (T, 128, 127), "scan scan scan scan"),
     (32, (T, 128, 128), "hoisted hoisted scan scan"),  # F is 4 H, B H 4096, B G H 2¹⁴
@@ -67,8 +67,8 @@ MASKED_BY_ITSELF = [  # the same with a mask for each gate, of inputs and state
     (32, (T, 128, 384), "joint hoisted joint scan"),  # F is above 4 H, B G H 2¹⁴
     (32, (T, 32, 127), "joint hoisted joint scan"),  # F + H is above 128
     (128, (T, 32, 128), "joint hoisted joint hoisted"),  # F + H is 8 B
-    (256, (T, 64, 256), "joint scan joint deferred"),  # and 512
-    (256, (T, 33, 271), "joint scan joint deferred"),
+    (256, (T, 64, 256), "joint scan joint hoisted"),
+    (256, (T, 33, 271), "joint scan joint hoisted"),
     (256, (T, 33, 272), "joint deferred joint deferred"),  # F + H is 16 B
     (32, (T, 32, 128), "hoisted hoisted joint scan"),  # F is 4 B and 4 H, B 32
     (32, (T, 33, 128), "joint hoisted joint scan"),
@@ -113,7 +113,7 @@ def test_a_cell_of_one_gate_is_deferred_up_to_1024_numbers_where_it_could_be_joi
 
 def test_a_large_cell_of_one_gate_is_deferred_up_to_16384_numbers():
     assert explained(jaxseq.SimpleRNN(256), (T, 64, 256)) == ["scan", "deferred"] * 2
-    assert explained(jaxseq.SimpleRNN(256), (T, 65, 264)) == ["scan", "scan", "scan", "deferred"]
+    assert explained(jaxseq.SimpleRNN(256), (T, 65, 264)) == ["scan", "scan", "scan", "hoisted"]
 
 
 def test_a_masked_cell_of_one_gate_is_joined_forward_where_all_is_small():
@@ -135,7 +135,7 @@ def test_a_masked_cell_of_one_gate_is_joined_forward_where_all_is_small():
         (16, (T, 64, 64), "hoisted hoisted hoisted scan", "hoisted hoisted scan scan"),  # F is 4 H
         (17, (T, 64, 64), "hoisted scan scan scan", "hoisted scan scan scan"),
         (8, (T, 64, 16), "hoisted deferred hoisted deferred", "hoisted deferred hoisted deferred"),  # B H is 512
-        (128, (T, 129, 904), "scan scan scan deferred", "scan scan scan deferred"),  # F + H is 8 B
+        (128, (T, 129, 904), "scan scan scan hoisted", "scan scan scan hoisted"),  # F + H is 8 B
         (128, (T, 129, 903), "scan scan scan scan", "scan scan scan scan"),
         (32, (T, 171, 384), "hoisted hoisted scan scan", "scan scan scan scan"),  # F is 12 H
         (32, (T, 171, 383), "scan scan scan scan", "scan scan scan scan"),
