@@ -151,6 +151,10 @@ def test_a_run_that_ends_early_is_gone_on_with(run, monkeypatch):
         ({"benchmark": "epoch"}, "must be of the same benchmark, 'scaling', got 'epoch'"),
         ({"settings": {"repeats": 3}}, "must be of the same settings.repeats, 5, got 3; --json FILE begins another"),
         ({"environment": {"date": "x", "jax": "0.1"}}, "must be of the same environment.jax, '0.2', got '0.1'"),
+        (
+            {"environment": {"date": "x", "jax": "0.2", "XLA_FLAGS": "--y"}},
+            "must be of the same environment.XLA_FLAGS, None, got '--y'",
+        ),
     ],
 )
 def test_only_cases_of_the_same_machine_and_settings_are_kept(tmp_path, before, words):
